@@ -1,0 +1,1 @@
+"""lora-edu: a course on LoRA and the module under it."""
