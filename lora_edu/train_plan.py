@@ -1,0 +1,117 @@
+"""A run's plan as pure functions: its settings, which rows each step sees, and the learning rate of each step. Chapter 05.
+
+Nothing here has a state, so a resumed run and an uninterrupted one cannot disagree about them.
+"""
+
+import functools
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+import numpy as np
+
+from lora_edu.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train. All counts of steps are optimiser steps.
+
+    learning_rate: the peak of the schedule. batch_size: examples a micro-batch; a step sees batch_size ×
+    gradient_accumulation_steps of them. epochs: passes over the examples; max_steps, if given, is the length instead.
+    warmup_steps, or warmup_ratio of the whole run: linear rise from 0. max_grad_norm: None clips nothing.
+    precision: "bf16" is autocast (the weights keep their type); "auto" takes what was faster here (`device.fastest_settings`).
+    eval_every: steps between evaluations; None means at the end of each epoch. patience: stop after so many evaluations without
+    a new best. keep_best: the model ends with the weights of the best evaluation. save_every: steps between checkpoints in
+    output_dir; None means one at the end (and one on Ctrl-C). Raises ConfigError for a value that cannot be.
+    """
+
+    learning_rate: float = 1e-3
+    batch_size: int = 8
+    gradient_accumulation_steps: int = 1
+    epochs: int = 1
+    max_steps: int | None = None
+    warmup_steps: int = 0
+    warmup_ratio: float = 0.0
+    scheduler: Literal["cosine", "linear", "constant"] = "cosine"
+    max_grad_norm: float | None = 1.0
+    weight_decay: float = 0.0
+    seed: int = 0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    gradient_checkpointing: bool = False
+    eval_every: int | None = None
+    patience: int | None = None
+    keep_best: bool = False
+    save_every: int | None = None
+    output_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "gradient_accumulation_steps", "epochs", "max_steps", "eval_every", "patience", "save_every"):
+            value = getattr(self, name)
+            optional = name in ("max_steps", "eval_every", "patience", "save_every")
+            if not (optional and value is None) and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise ConfigError(f"{name} must be a whole number of at least 1, not {value!r}.")
+        for name, choices in (("scheduler", ("cosine", "linear", "constant")), ("precision", ("auto", "fp32", "bf16"))):
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}.")
+        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            raise ConfigError(f"learning_rate must be a positive number, not {self.learning_rate!r}.")
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
+            raise ConfigError(f"max_grad_norm must be positive (or None for no clipping), not {self.max_grad_norm!r}.")
+        if self.weight_decay < 0 or self.seed < 0 or self.warmup_steps < 0 or not 0 <= self.warmup_ratio < 1:
+            raise ConfigError("weight_decay, seed and warmup_steps must not be negative, and warmup_ratio lies in [0, 1).")
+        if self.warmup_steps and self.warmup_ratio:
+            raise ConfigError("Give warmup_steps or warmup_ratio, not both.")
+        if self.save_every and self.output_dir is None:
+            raise ConfigError("save_every needs an output_dir to save to.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
+        """The inverse of `to_dict`; an unknown key raises ConfigError."""
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ConfigError(f"Unknown training setting {', '.join(unknown)}. Known: {', '.join(sorted(known))}.")
+        return cls(**values)
+
+
+def steps_per_epoch(n_examples: int, config: TrainConfig) -> int:
+    """Steps that one pass over the examples takes; the last one may be smaller."""
+    return math.ceil(n_examples / (config.batch_size * config.gradient_accumulation_steps))
+
+
+def total_steps(n_examples: int, config: TrainConfig) -> int:
+    """Steps of the whole run."""
+    return config.max_steps or config.epochs * steps_per_epoch(n_examples, config)
+
+
+@functools.lru_cache(maxsize=2)
+def epoch_order(n_examples: int, seed: int, epoch: int) -> tuple[int, ...]:
+    """The order in which an epoch visits the examples: each exactly once."""
+    return tuple(np.random.default_rng([seed, epoch]).permutation(n_examples).tolist())
+
+
+def step_rows(n_examples: int, step: int, config: TrainConfig) -> list[list[int]]:
+    """The rows (indices into the examples) of step `step` (from 0), one list a micro-batch: a function of seed, epoch and step."""
+    epoch, inside = divmod(step, steps_per_epoch(n_examples, config))
+    size = config.batch_size * config.gradient_accumulation_steps
+    rows = epoch_order(n_examples, config.seed, epoch)[inside * size : (inside + 1) * size]
+    return [list(rows[i : i + config.batch_size]) for i in range(0, len(rows), config.batch_size)]
+
+
+def lr_factor(step: int, steps: int, config: TrainConfig) -> float:
+    """The learning rate of step `step` (from 0) of `steps`, as a fraction of its peak.
+
+    Warm-up rises linearly, step 0 of it already above 0 (a first step at rate 0 would learn nothing); then cosine or linear decay
+    to 0 just after the last step, or no decay.
+    """
+    warmup = config.warmup_steps or round(config.warmup_ratio * steps)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if config.scheduler == "constant":
+        return 1.0
+    done = min(1.0, (step - warmup) / max(1, steps - warmup))
+    return 0.5 * (1 + math.cos(math.pi * done)) if config.scheduler == "cosine" else 1 - done

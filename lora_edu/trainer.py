@@ -1,0 +1,273 @@
+"""The training loop. It knows nothing of its model: examples are opaque, `collate` makes a batch of them, `loss_fn` a `LossSum`.
+
+Chapters 05 and 06. Built on `accelerate`, which supplies the device, several processes and the backward pass; precision is torch's
+own autocast, and checkpoints are ours (`train_state`), because `accelerate.save_state` pickles.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device, set_seed
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from lora_edu.callbacks import Callback, History, Record
+from lora_edu.device import Precision, default_device, fastest_settings
+from lora_edu.errors import TrainingError
+from lora_edu.losses import LossSum, unwrap
+from lora_edu.train_checks import all_finite, check_first_gradients, explain_bad_number
+from lora_edu.train_plan import TrainConfig, lr_factor, step_rows, steps_per_epoch, total_steps
+
+__all__ = ["Callback", "History", "LossSum", "TrainConfig", "Trainer"]
+
+LossFunction = Callable[[nn.Module, Any], LossSum]
+EndHook = Literal["on_train_begin", "on_step_end", "on_evaluate", "on_train_end"]
+
+
+class Trainer:
+    """Trains whatever in `model` has requires_grad. Chapter 05.
+
+        trainer = Trainer(model, examples, causal_lm_loss, TrainConfig(epochs=3), collate=collate)
+        history = trainer.train()
+
+    `examples` and `eval_examples` are sequences of anything; `collate(list of examples)` makes a batch; `loss_fn(model, batch)`
+    returns the summed loss and the number of tokens it covers. A step's gradient is that of (sum of all its losses) / (all its
+    tokens), so accumulating unequal micro-batches equals one large batch. Raises TrainingError when nothing trains, when a loss or
+    gradient is not finite, and when a trainable parameter gets no gradient.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        examples: Sequence[Any],
+        loss_fn: LossFunction,
+        config: TrainConfig | None = None,
+        *,
+        collate: Callable[[list[Any]], Any],
+        eval_examples: Sequence[Any] | None = None,
+        callbacks: Sequence[Callback] = (),
+        progress: bool = True,
+    ) -> None:
+        self.config = config or TrainConfig()
+        self.examples, self.eval_examples = examples, eval_examples
+        self.loss_fn, self.collate, self.callbacks, self.progress = loss_fn, collate, list(callbacks), progress
+        if len(examples) == 0:
+            raise TrainingError("There are no examples to train on.")
+        if (self.config.keep_best or self.config.patience) and not eval_examples:
+            raise TrainingError("keep_best and patience need eval_examples to measure on.")
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        if not self.parameters:
+            raise TrainingError("Nothing trains: no parameter of the model has requires_grad. Inject an adapter first.")
+        # On a CPU accelerate sees several processes only if told so.
+        self.accelerator = Accelerator(cpu=default_device().type == "cpu")
+        self.model = self.accelerator.prepare_model(model)
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
+        )
+        self.step = 0  # optimiser steps done
+        self.total_steps = total_steps(len(examples), self.config)
+        self.learning_rate = self.config.learning_rate  # the schedule's peak; a callback may change it
+        self.history = History()
+        self.precision, self.threads = self._precision_and_threads()
+        self.best_weights: dict[str, Tensor] | None = None
+
+    # --- the run ------------------------------------------------------------------------------------------------------
+
+    def train(self) -> History:
+        """Runs to the end, or goes on from where this trainer was interrupted. Returns the history."""
+        if self.history.stopped:
+            return self.history
+        started = time.perf_counter()
+        with self._surroundings():
+            self._tell("on_train_begin")
+            bar = tqdm(
+                total=self.total_steps, initial=self.step, desc="training", unit="step",
+                disable=not (self.progress and self.accelerator.is_main_process),
+            )
+            with bar:
+                while self.step < self.total_steps and not self.history.stopped:
+                    record = self._train_step()
+                    record["seconds"] = round(time.perf_counter() - started, 3)
+                    self.history.steps.append(record)
+                    bar.update()
+                    bar.set_postfix(loss=f"{record['loss']:.3f}", lr=f"{record['learning_rate']:.1e}")
+                    self._tell("on_step_end", record)
+                    if self.eval_examples and self._evaluation_is_due():
+                        self._evaluate_and_compare()
+            self.stop("finished")
+            if self.best_weights is not None:
+                self._put(self.best_weights)
+            self._tell("on_train_end", self.history)
+        return self.history
+
+    def stop(self, why: str) -> None:
+        """Ends the run after the current step. For callbacks; the first reason given is the one kept."""
+        self.history.stopped = self.history.stopped or why
+
+    def _train_step(self) -> Record:
+        """One optimiser step: forward and backward through its micro-batches, one clip, one update."""
+        micro_batches = step_rows(len(self.examples), self.step, self.config)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses: list[LossSum] = []
+        for i, rows in enumerate(micro_batches):
+            last = i == len(micro_batches) - 1
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
+                loss = self._loss(self.examples, rows)
+                self.accelerator.backward(loss.total)
+            losses.append(LossSum(loss.total.detach(), loss.count))
+        total, count = self._sum(losses)
+        if not torch.isfinite(total):
+            at_fault = [rows for rows, loss in zip(micro_batches, losses) if not torch.isfinite(loss.total)]
+            raise self._bad_number("the loss", at_fault or micro_batches)
+        if count == 0:
+            raise TrainingError(f"Step {self.step + 1} has no token to learn: every label of rows {micro_batches} is masked.")
+        if self.step == 0:
+            check_first_gradients(self.parameters)
+        for p in self.parameters.values():
+            if p.grad is not None:
+                p.grad.mul_(self.accelerator.num_processes / count)  # processes average what we want summed
+        norm = self.accelerator.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm or float("inf"))
+        if not torch.isfinite(norm):
+            raise self._bad_number("the loss is finite, but its gradient", micro_batches)
+        rate = self.learning_rate * lr_factor(self.step, self.total_steps, self.config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.step += 1
+        return {
+            "step": self.step,
+            "epoch": round(self.step / steps_per_epoch(len(self.examples), self.config), 6),
+            "loss": total.item() / count,
+            "grad_norm": norm.item(),
+            "learning_rate": rate,
+            "tokens": count,
+        }
+
+    def _loss(self, examples: Sequence[Any], rows: Sequence[int]) -> LossSum:
+        """The loss of this process's share of `rows`; a process without a share takes one row at weight zero."""
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        mine = rows[rank::processes]
+        batch = send_to_device(self.collate([examples[row] for row in mine or rows[:1]]), self.accelerator.device)
+        with self._autocast():
+            total, count = self.loss_fn(self.model, batch)
+        return LossSum(total, count) if mine else LossSum(total * 0, 0)
+
+    def _sum(self, losses: Sequence[LossSum]) -> tuple[Tensor, int]:
+        """Total loss and count over micro-batches and processes."""
+        sums = torch.stack([torch.stack([loss.total.double().cpu(), torch.tensor(float(loss.count)).double()]) for loss in losses])
+        total, count = self.accelerator.reduce(sums.sum(dim=0), reduction="sum")
+        return total, int(count)
+
+    # --- evaluation ---------------------------------------------------------------------------------------------------
+
+    def evaluate(self, examples: Sequence[Any] | None = None) -> float:
+        """Mean loss in nats per token over `examples` (the trainer's eval_examples), with dropout off and no gradients."""
+        return self._evaluate(examples)["loss"]
+
+    def _evaluate(self, examples: Sequence[Any] | None = None) -> Record:
+        examples = self.eval_examples if examples is None else examples
+        if not examples:
+            raise TrainingError("There is nothing to evaluate on: give eval_examples to the Trainer, or examples to evaluate().")
+        size = self.config.batch_size
+        with modes(self.model, training=False), torch.no_grad():
+            losses = [
+                self._loss(examples, range(i, min(i + size, len(examples)))) for i in range(0, len(examples), size)
+            ]
+        total, count = self._sum(losses)
+        if count == 0:
+            raise TrainingError("The evaluation examples have no token to measure: every label is masked.")
+        return {"step": self.step, "loss": total.item() / count, "tokens": count}
+
+    def _evaluation_is_due(self) -> bool:
+        every = self.config.eval_every or steps_per_epoch(len(self.examples), self.config)
+        return self.step % every == 0 or self.step == self.total_steps
+
+    def _evaluate_and_compare(self) -> None:
+        record = self._evaluate()
+        history = self.history
+        history.evaluations.append(record)
+        if history.best is None or record["loss"] < history.best["loss"]:
+            history.best = record
+            if self.config.keep_best:
+                self.best_weights = {name: p.detach().clone() for name, p in self.parameters.items()}
+        elif self.config.patience and (since := len(history.evaluations) - 1 - history.evaluations.index(history.best)) >= self.config.patience:
+            self.stop(f"no better evaluation in {since}")
+        self._tell("on_evaluate", record)
+
+    # --- surroundings -------------------------------------------------------------------------------------------------
+
+    def _precision_and_threads(self) -> tuple[Precision, int]:
+        if self.config.precision != "auto":
+            return self.config.precision, torch.get_num_threads()
+        settings = fastest_settings()
+        exact = any(p.dtype == torch.float64 for p in self.model.parameters())  # nobody asks for float64 to lose it
+        return ("fp32" if exact else settings.precision), settings.threads
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    @contextlib.contextmanager
+    def _surroundings(self) -> Iterator[None]:
+        """What a run changes around it and gives back: threads, training mode, gradient checkpointing."""
+        threads = torch.get_num_threads()
+        with modes(self.model, training=True), checkpointing(self.model, self.config.gradient_checkpointing):
+            torch.set_num_threads(self.threads)
+            set_seed(self.config.seed + self.accelerator.process_index)
+            try:
+                yield
+            finally:
+                torch.set_num_threads(threads)
+
+    def _tell(self, hook: EndHook, *values: Any) -> None:
+        for callback in self.callbacks:
+            getattr(callback, hook)(self, *values)
+
+    def _put(self, weights: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, p in self.parameters.items():
+                p.copy_(weights[name])
+
+    def _bad_number(self, what: str, micro_batches: Sequence[Sequence[int]]) -> TrainingError:
+        def row_is_bad(row: int) -> bool:
+            batch = send_to_device(self.collate([self.examples[row]]), self.accelerator.device)
+            with torch.no_grad(), self._autocast():
+                return not all_finite([self.loss_fn(unwrap(self.model), batch).total])
+
+        rows = [row for rows in micro_batches for row in rows]
+        return explain_bad_number(what, self.step + 1, rows, row_is_bad, self.parameters, self.history, self.precision)
+
+
+@contextlib.contextmanager
+def modes(model: nn.Module, training: bool) -> Iterator[None]:
+    """Puts the model in training or evaluation mode and gives every module its own mode back."""
+    before = {module: module.training for module in model.modules()}
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, mode in before.items():
+            module.training = mode
+
+
+@contextlib.contextmanager
+def checkpointing(model: nn.Module, wanted: bool) -> Iterator[None]:
+    """Gradient checkpointing for the length of a run: activations are recomputed in the backward pass instead of kept.
+
+    The non-reentrant kind, because the older one gives adapters no gradient when the block's input needs none.
+    """
+    if not wanted:
+        yield
+        return
+    inner: Any = unwrap(model)
+    kind = "activation" if hasattr(inner, "activation_checkpointing_enable") else "gradient"  # transformers renames it
+    if not hasattr(inner, f"{kind}_checkpointing_enable"):
+        raise TrainingError(f"{type(inner).__name__} has no gradient checkpointing: set gradient_checkpointing=False.")
+    getattr(inner, f"{kind}_checkpointing_enable")({"use_reentrant": False})
+    try:
+        yield
+    finally:
+        getattr(inner, f"{kind}_checkpointing_disable")()
