@@ -1,0 +1,99 @@
+"""Singular values and what they say about a matrix: truncation, its error, energy, rank, angles. Chapters 01 and 02.
+
+A matrix M of shape (m, n) is M = U diag(S) Vh, with S sorted from large to small. Every function takes and returns
+torch tensors on any device; everything is computed in at least float32, because half precision has no SVD.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def _checked(matrix: Tensor) -> Tensor:
+    if matrix.ndim != 2:
+        raise ValueError(f"expected a matrix, got a tensor of shape {tuple(matrix.shape)}: reshape it to (m, n) first")
+    return matrix.detach().to(torch.promote_types(matrix.dtype, torch.float32))
+
+
+def _checked_rank(r: int, limit: int) -> int:
+    if not 0 <= r <= limit:
+        raise ValueError(f"rank {r} is outside 0 … {limit}, the smaller side of the matrix")
+    return r
+
+
+def truncated_svd(matrix: Tensor, r: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """The r largest singular triplets: U (m, r), S (r,), Vh (r, n); all of them when `r` is None. Chapter 01.
+
+    Raises ValueError when `matrix` is no matrix or `r` exceeds its smaller side.
+    """
+    M = _checked(matrix)
+    r = _checked_rank(min(M.shape) if r is None else r, min(M.shape))
+    U, S, Vh = torch.linalg.svd(M, full_matrices=False)
+    return U[:, :r], S[:r], Vh[:r]
+
+
+def low_rank(matrix: Tensor, r: int) -> Tensor:
+    """The matrix of rank ≤ r nearest to `matrix` (m, n), in the Frobenius and the spectral norm. Chapter 01.
+
+    Source: Eckart and Young 1936; Mirsky 1960 for every unitarily invariant norm.
+    """
+    U, S, Vh = truncated_svd(matrix, r)
+    return (U * S) @ Vh  # (m, r) @ (r, n)
+
+
+def eckart_young_error(S: Tensor, r: int) -> float:
+    """‖M − M_r‖_F / ‖M‖_F from M's singular values alone: √(Σ_{i>r} σ_i² / Σ σ_i²), between 0 and 1. Chapter 01."""
+    _checked_rank(r, len(S))
+    squares = S.double().square()
+    total = squares.sum()
+    return math.sqrt(squares[r:].sum() / total) if total > 0 else 0.0
+
+
+def energy(S: Tensor) -> Tensor:
+    """Share of ‖M‖_F² that the first 1, 2, … singular values hold: a rising curve (len(S),) that ends at 1. Chapter 02."""
+    squares = S.double().square()
+    total = squares.sum()
+    return squares.cumsum(0) / total if total > 0 else torch.ones_like(squares)
+
+
+def effective_rank(S: Tensor, share: float = 0.9) -> int:
+    """How many directions hold `share` of the energy; 0 for a zero matrix. Chapter 02."""
+    if not 0 < share <= 1:
+        raise ValueError(f"share {share} is not in (0, 1]: 0.9 asks how many directions hold 90 % of the energy")
+    if not bool((S > 0).any()):
+        return 0
+    # A sum of rounded squares may end a hair below 1: the tolerance keeps share=1 within len(S).
+    return min(int((energy(S) < share - 1e-12).sum()) + 1, len(S))
+
+
+def numerical_rank(S: Tensor, shape: tuple[int, int]) -> int:
+    """Number of singular values that rounding cannot explain: above max(m, n)·ε·σ₁, with ε that of S's dtype. Chapter 01."""
+    if len(S) == 0:
+        return 0
+    return int((max(shape) * torch.finfo(S.dtype).eps * S[0] < S).sum())
+
+
+def svd_of_product(B: Tensor, A: Tensor, r: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """SVD of B A for thin factors B (m, k) and A (k, n), without ever building the (m, n) product. Chapter 07.
+
+    With B = Q_b R_b and Aᵀ = Q_a R_a, the product is Q_b (R_b R_aᵀ) Q_aᵀ, so a k × k SVD is enough:
+    for k = 16 in a 1536 × 576 layer that is thousands of times less work. Returns U (m, r), S (r,), Vh (r, n).
+    """
+    Q_b, R_b = torch.linalg.qr(_checked(B))  # (m, k), (k, k)
+    Q_a, R_a = torch.linalg.qr(_checked(A).T)  # (n, k), (k, k)
+    U, S, Vh = torch.linalg.svd(R_b @ R_a.T, full_matrices=False)
+    r = _checked_rank(len(S) if r is None else r, len(S))
+    return Q_b @ U[:, :r], S[:r], Vh[:r] @ Q_a.T
+
+
+def principal_angles(P: Tensor, Q: Tensor) -> Tensor:
+    """Angles in degrees, small to large, between the column spaces of P (m, p) and Q (m, q): (min(p, q),). Chapter 02.
+
+    0 means a shared direction, 90 a direction of one that the other has nothing of. Source: Björck and Golub 1973.
+    """
+    if P.shape[0] != Q.shape[0]:
+        raise ValueError(f"columns of length {P.shape[0]} and {Q.shape[0]} do not live in the same space")
+    U, _ = torch.linalg.qr(_checked(P))
+    V, _ = torch.linalg.qr(_checked(Q))
+    return torch.rad2deg(torch.acos(torch.linalg.svdvals(U.T @ V).clamp(-1, 1)))
