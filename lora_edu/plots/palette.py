@@ -1,0 +1,55 @@
+"""One palette for every picture of the course: readable on white and on dark, and by the colour-blind.
+
+The hues are those of Okabe and Ito, "Color Universal Design" (2008). A drawing never leans on colour alone: a line has
+its own dash, a point its own shape, a bar its own label.
+"""
+
+import numpy as np
+
+BLUE = "#0072B2"
+VERMILION = "#D55E00"
+GREEN = "#009E73"
+ORANGE = "#E69F00"
+SKY = "#56B4E9"
+PURPLE = "#CC79A7"
+# In the order in which a chart hands them out; yellow is left out because it fades on white paper.
+CYCLE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
+DASHES: tuple[tuple[float, ...], ...] = ((), (7, 4), (2, 3), (9, 3, 2, 3), (12, 4), (1, 5))
+
+# Neutral roles. On the page they follow the reader's theme; in a still picture they are ink on white paper.
+INK, MUTED, RULE, WASH, PAPER = "ink", "muted", "rule", "wash", "paper"
+ON_PAGE = {
+    INK: "var(--jp-content-font-color1, currentColor)",
+    MUTED: "var(--jp-content-font-color2, currentColor)",
+    RULE: "var(--jp-border-color1, #9e9e9e)",
+    WASH: "var(--jp-layout-color2, rgba(128, 128, 128, 0.15))",
+    PAPER: "var(--jp-layout-color0, transparent)",
+}
+ON_PAPER = {INK: "#1a1a1a", MUTED: "#595959", RULE: "#b5b5b5", WASH: "#eeeeee", PAPER: "#ffffff"}
+
+
+def rgb(colour: str) -> tuple[int, int, int]:
+    """Red, green and blue (0-255) of a role's name or of "#rrggbb", as a still picture shows it."""
+    code = ON_PAPER.get(colour, colour)
+    return int(code[1:3], 16), int(code[3:5], 16), int(code[5:7], 16)
+
+
+def heatmap(matrix: np.ndarray, limit: float | None = None) -> np.ndarray:
+    """The entries of a matrix as pixels: blue below zero, white at zero, vermilion above.
+
+    Args:
+        matrix: (m, n), any real dtype.
+        limit: the absolute value that gets the full colour; the matrix's largest by default.
+
+    Returns:
+        (m, n, 3) uint8. Entries that are not numbers are grey.
+    """
+    values = np.asarray(matrix, dtype=np.float64)
+    finite = np.isfinite(values)
+    if limit is None:
+        limit = float(np.abs(values[finite]).max(initial=0.0))
+    share = np.clip(np.where(finite, values, 0.0) / (limit or 1.0), -1, 1)[..., None]
+    hue = np.where(share < 0, np.array(rgb(BLUE)), np.array(rgb(VERMILION)))
+    pixels = 255 + np.abs(share) * (hue - 255.0)
+    pixels[~finite] = 160
+    return pixels.round().astype(np.uint8)
