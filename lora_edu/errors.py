@@ -35,3 +35,7 @@ class ModelError(LoRAEduError, RuntimeError):
 
 class TrainingError(LoRAEduError, RuntimeError):
     """A run that cannot go on (a loss that is not a number, nothing that trains)."""
+
+
+class DownloadError(LoRAEduError, RuntimeError):
+    """A file that could not be fetched, or that is not the one that was asked for."""
