@@ -1,0 +1,66 @@
+"""What a course function shows in a cell: one text, the same as HTML, and, where a kernel runs, a form to answer in.
+
+A page without a kernel shows the HTML, a terminal the text. Both are the same on every run, so a strict notebook test compares them.
+State is told by a sign and a word, never by colour alone; colours come from JupyterLab's theme.
+"""
+
+import html
+import re
+from typing import Any
+
+SIGNS = {"right": "✓", "wrong": "✗", "open": "○", "ask": "?", "note": "·"}
+_EDGES = {
+    "right": "var(--jp-success-color1, #2e7d32)",
+    "wrong": "var(--jp-warn-color1, #b26a00)",
+    "open": "var(--jp-border-color1, #8a8a8a)",
+    "ask": "var(--jp-brand-color1, #1976d2)",
+    "note": "var(--jp-border-color1, #8a8a8a)",
+}
+FONT = "font-family:var(--jp-content-font-family, system-ui, sans-serif)"
+FAINT = "background:var(--jp-layout-color2, rgba(128, 128, 128, .12))"
+
+
+def inline(text: str) -> str:
+    """Plain text to HTML: escaped, `code` set as code, line breaks kept."""
+    escaped = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text, quote=False))
+    return escaped.replace("\n", "<br>")
+
+
+def panel(body: str, kind: str = "note") -> str:
+    """HTML `body` in a quiet box whose edge repeats in colour what the sign in the text says."""
+    style = f"{FONT};max-width:46em;line-height:1.5;padding:.4em .9em;margin:.3em 0;border-left:4px solid {_EDGES[kind]};{FAINT}"
+    return f'<div style="{style}">{body}</div>'
+
+
+def number(value: float) -> str:
+    """At most four significant digits and no exponent where people would write none: 331,776 or 0.0312."""
+    value = float(value)
+    if value.is_integer() and abs(value) < 1e15:
+        return f"{int(value):,}"
+    rounded = float(f"{value:.4g}")
+    return f"{rounded:,.0f}" if 1e3 <= abs(rounded) < 1e15 else f"{value:.3g}"
+
+
+class Card:
+    """Text and HTML of one message. `print` shows the text; as a cell's last value it shows itself.
+
+    Args: text: plain text, also `str(card)`. body: its HTML (default: the text). kind: one of `SIGNS`.
+    """
+
+    def __init__(self, text: str, body: str | None = None, kind: str = "note") -> None:
+        self.text, self.kind = text, kind
+        self.html = panel(inline(text) if body is None else body, kind)
+
+    def __str__(self) -> str:
+        return self.text
+
+    __repr__ = __str__
+
+    def form(self) -> Any:
+        """The ipywidgets form to answer in, or None where there is nothing to answer."""
+        return None
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        form = self.form()
+        live = form._repr_mimebundle_() if form is not None else {}
+        return live | {"text/plain": self.text, "text/html": self.html}

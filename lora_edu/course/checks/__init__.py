@@ -1,0 +1,1 @@
+"""One file a chapter: its exercises, with hints and the checker of each."""

@@ -1,0 +1,133 @@
+"""Exercises of chapter 01, Rank and SVD."""
+
+from collections.abc import Callable
+
+import torch
+
+from lora_edu.course.exercises import Wrong, as_tensor, attempt, close, generator, register
+
+SIDE = 64
+MATRICES = {
+    "identity": torch.eye(SIDE),
+    "one row": torch.zeros(SIDE, SIDE).index_fill_(0, torch.tensor([3]), 1.0) * torch.arange(1.0, SIDE + 1),
+    "all ones": torch.ones(SIDE, SIDE),
+}
+
+
+@register(
+    "01.1",
+    title="Three matrices, three ranks",
+    stars=1,
+    minutes=4,
+    task=f"Give the rank of three {SIDE} × {SIDE} matrices, from your head: the identity, one filled row over zeros, and all ones.",
+    wants="ranks",
+    shows="Measured by SVD: all ones 1, one row 1, identity 64. Rank counts directions: 4,096 filled entries can be one of them.",
+    hints=(
+        "The rank is how many directions W x can point in, over all inputs x.",
+        "All ones: every output has the same entries, sum(x). One filled row: only one output can be other than 0.",
+        "The identity returns each of its 64 inputs' directions untouched.",
+    ),
+)
+def ranks(answer: dict[str, int]) -> None:
+    measured = {name: int(torch.linalg.matrix_rank(matrix)) for name, matrix in MATRICES.items()}
+    if not isinstance(answer, dict) or set(answer) != set(measured):
+        raise Wrong("other keys", f"`ranks` is a dictionary with the keys {list(measured)}")
+    named = {
+        ("all ones", SIDE): ("entries taken for directions", "All ones has 4,096 filled entries, yet every row is the same row"),
+        ("identity", 1): ("few entries taken for low rank", "The identity is nearly empty, yet no row is a multiple of another"),
+        ("one row", SIDE): ("size taken for rank", "Only one output of the one-row matrix can ever be other than 0"),
+        ("one row", 0): ("zeros taken for rank 0", "The one-row matrix has a single filled row, and one is not none: rank 0 is W = 0 alone"),
+    }  # fmt: skip
+    for name, value in answer.items():
+        if value != measured[name]:
+            bug, why = named.get((name, value), ("a wrong rank", f"{name!r} does not have rank {value}"))
+            raise Wrong(bug, why)
+
+
+@register(
+    "01.2",
+    title="A rank-1 edit",
+    stars=2,
+    minutes=12,
+    task="Write `edit(W, x1, y1)`: a new matrix that sends x1 to y1, differs from W by a rank-1 matrix, "
+    "and treats every x at right angles to x1 as W does.",
+    wants="edit",
+    shows="One direction listens (x1), one speaks (y1 − W x1): W_new x1 = y1, and 5 inputs at right angles to x1 did not move.",
+    hints=(
+        "Write the change as b aᵀ: its output for x is b (a·x). Which a is silent for every x at right angles to x1?",
+        "With a = x1 the change at x1 is b (x1·x1), and it has to make up what W x1 lacks: y1 − W x1.",
+        "So b = (y1 − W x1) / (x1·x1), and the change is `torch.outer(b, x1)`.",
+    ),
+)
+def rank_one_edit(edit: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+    rng = generator()
+    for rows, columns in [(7, 5), (6, 6)]:
+        weight, x1, y1 = (torch.randn(*size, generator=rng) for size in [(rows, columns), (columns,), (rows,)])
+        x1 *= 3 / x1.norm()  # far from length 1, so that a missing ‖x1‖² shows
+        new = as_tensor(attempt(edit, weight, x1, y1), weight, f"`edit` for W of shape {(rows, columns)}")
+        change, lack = new - weight, y1 - weight @ x1
+        best = weight + torch.outer(lack, x1) / (x1 @ x1)
+        if close(new, best):
+            continue
+        known = {
+            "W is missing": best - weight,
+            "not divided by ‖x1‖²": weight + torch.outer(lack, x1),
+            "divided by ‖x1‖ and not by its square": weight + torch.outer(lack, x1) / x1.norm(),
+            "y1 added to what W x1 already gives": weight + torch.outer(y1, x1) / (x1 @ x1),
+            "the sign is turned": weight - torch.outer(lack, x1) / (x1 @ x1),
+        }
+        if rows == columns:
+            known["the outer product is transposed"] = weight + torch.outer(x1, lack) / (x1 @ x1)
+        off = float((new @ x1 - y1).norm() / y1.norm())
+        bug = next((name for name, wrong in known.items() if close(new, wrong)), None)
+        if bug:
+            raise Wrong(bug, f"W_new x1 misses y1 by {100 * off:.0f} % of its length")
+        if off > 1e-3:
+            raise Wrong("x1 does not arrive at y1", f"W_new x1 misses y1 by {100 * off:.0f} % of its length")
+        rank = int(torch.linalg.matrix_rank(change, rtol=1e-4))
+        others = torch.randn(5, columns, generator=rng)
+        others -= torch.outer(others @ x1, x1) / (x1 @ x1)
+        moved = float((others @ change.T).norm() / (others @ weight.T).norm())
+        raise Wrong(
+            "inputs at right angles to x1 move",
+            f"they move by {100 * moved:.0f} % of their outputs; the change has rank {rank} and should have 1",
+        )
+
+
+@register(
+    "01.3",
+    title="How many entries does rank 1 touch?",
+    stars=2,
+    minutes=6,
+    task="Write `changed_entries(b, a)`: how many entries of W differ after adding b aᵀ. The vectors b (out,) and a (in,) may hold zeros.",
+    wants="changed_entries",
+    shows="(non-zeros of b) × (non-zeros of a): a rank-1 update without zeros changes all 331,776 entries of a 576 × 576 matrix.",
+    hints=(
+        "Entry (i, j) of b aᵀ is b[i] · a[j].",
+        "It is 0 as soon as one of the two factors is 0.",
+        "Count the i with b[i] ≠ 0, count the j with a[j] ≠ 0, and multiply.",
+    ),
+)
+def changed_entries(count: Callable[[torch.Tensor, torch.Tensor], int]) -> None:
+    rng = generator()
+    for rows, columns, zeros in [(9, 6, 0), (11, 8, 3)]:
+        b, a = (torch.rand(size, generator=rng) + 0.5 for size in (rows, columns))
+        b[:zeros] = 0.0
+        a[: zeros - 1 if zeros else 0] = 0.0
+        filled_b, filled_a = int((b != 0).sum()), int((a != 0).sum())
+        got, want = attempt(count, b, a), filled_b * filled_a
+        if not isinstance(got, int | float | torch.Tensor) or (isinstance(got, torch.Tensor) and got.numel() != 1):
+            raise Wrong("not a number", f"`changed_entries` returned {type(got).__name__}")
+        if float(got) == want:
+            continue
+        bugs = {
+            1: "rank taken for the number of entries",
+            rows + columns: "the adapter's own numbers counted",
+            filled_b + filled_a: "the adapter's own numbers counted",
+            rows * columns: "zeros are not looked at",
+            min(rows, columns): "the diagonal alone counted",
+            max(rows, columns): "one row or column alone counted",
+            rows * columns - want: "the unchanged entries counted",
+        }
+        detail = f"b of {rows} with {rows - filled_b} zeros and a of {columns} with {columns - filled_a} zeros: {float(got):g} instead of {want}"
+        raise Wrong(bugs.get(int(float(got)), "a wrong count"), detail)

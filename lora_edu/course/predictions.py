@@ -1,0 +1,218 @@
+"""Predict, measure, compare: a locked answer makes a surprise visible.
+
+predict("03-silent-start", "How much does a fresh adapter change the output?", ["not at all", "a little"])
+...                                                            # the cell that measures
+reveal("03-silent-start", "not at all", misconceptions={"a little": "…"}, because="B = 0, so BA = 0.")
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lora_edu.course import store
+from lora_edu.course.card import SIGNS, Card, inline, number, panel
+
+Answer = str | float
+Misconceptions = Mapping[str | tuple[float, float], str]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with options, or (no options) one whose answer is a number in `unit`."""
+
+    id: str
+    text: str
+    options: tuple[str, ...] = ()
+    unit: str = ""
+    tolerance: float = 0.1  # relative to the measured number …
+    within: float | None = None  # … or absolute, in units
+    between: tuple[float, float] | None = None  # ends of a slider; None: a field to type in
+
+    def parse(self, value: Any) -> Answer:
+        """An option by its text or letter, or a number. Raises ValueError that names what is allowed."""
+        value = value.item() if hasattr(value, "item") else value
+        if not self.options:
+            try:
+                return float(value)
+            except (TypeError, ValueError):
+                raise ValueError(f"prediction {self.id!r} asks for a number, not {value!r}") from None
+        letters = {letter(index): option for index, option in enumerate(self.options)}
+        if value in self.options:
+            return str(value)
+        if isinstance(value, str) and value in letters:
+            return letters[value]
+        raise ValueError(f"prediction {self.id!r} has no option {value!r}; its options: {list(self.options)}")
+
+    def say(self, answer: Answer) -> str:
+        if isinstance(answer, str):
+            return f"{letter(self.options.index(answer))}) {answer}" if answer in self.options else answer
+        return f"{number(answer)} {self.unit}".strip()
+
+    def margin(self) -> str:
+        if self.within is not None:
+            return f"within {number(self.within)} {self.unit}".strip()
+        return f"within {number(100 * self.tolerance)} %"
+
+    def is_right(self, answer: Answer, measured: Answer) -> bool:
+        if isinstance(answer, str) or isinstance(measured, str):
+            return answer == measured
+        allowed = self.within if self.within is not None else self.tolerance * abs(measured)
+        return abs(answer - measured) <= allowed * (1 + 1e-9)
+
+
+_asked: dict[str, Question] = {}
+
+
+def letter(index: int) -> str:
+    return "abcdefghijklmnopqrstuvwxyz"[index]
+
+
+class Prediction(Card):
+    """The question with its form; without a kernel, the question and its options."""
+
+    def __init__(self, question: Question) -> None:
+        self.question = question
+        locked = store.get("predictions", question.id)
+        choices = [f"{letter(i)}) {option}" for i, option in enumerate(question.options)]
+        how = "Choose one" if choices else f"Give a number{' in ' + question.unit if question.unit else ''}"
+        todo = f"{how} and lock it before you run the next cell."
+        if not choices:
+            todo += f" It counts as right {question.margin()} of what is measured."
+        if locked is not None:
+            todo = f"Your locked answer: {question.say(locked['answer'])}"
+        lines = [f"Your prediction: {question.text}", *(f"  {choice}" for choice in choices), todo]
+        items = "".join(f"<li>{inline(option)}</li>" for option in question.options)
+        body = f"<b>{SIGNS['ask']} Your prediction.</b> {inline(question.text)}"
+        body += f'<ol type="a" style="margin:.3em 0">{items}</ol>' if items else "<br>"
+        super().__init__("\n".join(lines), body + f"<i>{inline(todo)}</i>", "ask")
+
+    def form(self) -> Any:
+        import ipywidgets as widgets
+
+        question, locked = self.question, store.get("predictions", self.question.id)
+        body = f"<b>{SIGNS['ask']} Your prediction.</b> {inline(question.text)}"
+        options = [(f"{letter(i)}) {option}", option) for i, option in enumerate(question.options)]
+        value = locked["answer"] if locked else None
+        self.choice: Any
+        wide = widgets.Layout(width="auto", max_width="46em")
+        if options:
+            value = value if value in question.options else None
+            self.choice = widgets.RadioButtons(options=options, value=value, layout=wide)
+        elif question.between:
+            low, high = question.between
+            self.choice = widgets.FloatSlider(
+                value=low if value is None else value, min=low, max=high, step=(high - low) / 100, layout=wide,
+                description="Your answer", readout_format=".3g",
+            )  # fmt: skip
+        else:
+            self.choice = widgets.FloatText(value=value or 0.0, description="Your answer")
+        row = [self.choice] if options else [widgets.HBox([self.choice, widgets.Label(question.unit)])]
+        self.button = widgets.Button(description="Lock my answer", tooltip="Lock my answer", icon="lock")
+        self.status = widgets.HTML()
+        self.button.on_click(self._lock)
+        if locked:
+            self._show_locked(locked["answer"])
+        return widgets.VBox([widgets.HTML(panel(body, "ask")), *row, self.button, self.status])
+
+    def _lock(self, _button: Any) -> None:
+        if self.choice.value is None:
+            self.status.value = panel(f"{SIGNS['open']} Choose an answer first.", "open")
+        else:
+            self._show_locked(lock(self.question, self.choice.value))
+
+    def _show_locked(self, answer: Answer) -> None:
+        self.choice.disabled = self.button.disabled = True
+        self.button.description = "Locked"
+        self.status.value = panel(f"Locked: {inline(self.question.say(answer))}. Now run the next cell.", "note")
+
+
+def lock(question: Question, value: Any) -> Answer:
+    """Store the answer unless one is locked already; returns the one that is locked."""
+    entry = store.get("predictions", question.id)
+    if entry is None:
+        entry = {"answer": question.parse(value), "right": None}
+        entry |= {"unit": question.unit, "tolerance": question.tolerance, "within": question.within}
+        store.put("predictions", question.id, entry)
+    return entry["answer"]
+
+
+def predict(
+    id: str,
+    question: str,
+    options: Sequence[str] | None = None,
+    *,
+    unit: str = "",
+    tolerance: float = 0.1,
+    within: float | None = None,
+    between: tuple[float, float] | None = None,
+    answer: Any = None,
+) -> Prediction:
+    """Ask before measuring. Show the result as a cell's last value.
+
+    Args:
+        id: "03-silent-start": the chapter's number, then a name; `reveal` uses the same id.
+        options: what to choose from; None asks for a number in `unit`.
+        tolerance: a number is right within this part of the measured value; `within` (in units) replaces it.
+        between: ends of a slider for a number; None shows a field to type in.
+        answer: locks an answer without the form: an option, its letter ("b"), or a number.
+    Raises: ValueError for an answer that is none of the options. A locked answer stays; `forget(id)` opens it again.
+    """
+    asked = Question(id, question, tuple(options or ()), unit, tolerance, within, between)
+    _asked[id] = asked
+    if answer is not None:
+        lock(asked, asked.parse(answer))
+    return Prediction(asked)
+
+
+def reveal(id: str, measured: Any, *, misconceptions: Misconceptions | None = None, because: str = "") -> Card:
+    """Compare what was measured with what was locked, and name the misconception behind a wrong answer.
+
+    Args:
+        measured: the right option (its text or letter) or the measured number; a tensor of one element will do.
+        misconceptions: {option or letter: sentence}; for a number {(low, high): sentence}, ends included.
+        because: one sentence that explains the measurement, shown whatever was locked.
+    Raises: ValueError when `measured` or a misconception's key is none of the question's options.
+    """
+    entry = store.get("predictions", id)
+    if id in _asked:
+        question = _asked[id]
+    else:  # the kernel was restarted: what was locked is known, the options are not
+        known = {key: entry[key] for key in ("unit", "tolerance", "within")} if entry else {}
+        question = Question(
+            id, "", tuple({str(measured), str(entry["answer"])} if isinstance(measured, str) and entry else ()), **known
+        )
+    truth = question.parse(measured)
+    meant = {
+        key if isinstance(key, tuple) else question.parse(key): text for key, text in (misconceptions or {}).items()
+    }
+    told = f"Measured: {question.say(truth)}."
+    if entry is None:
+        kind, verdict = "open", "No prediction was locked for this question."
+    else:
+        answer = entry["answer"]
+        right = question.is_right(answer, truth)
+        kind = "right" if right else "wrong"
+        store.put("predictions", id, entry | {"right": right})
+        verdict = f"You predicted {question.say(answer)}: {'right' if right else _distance(answer, truth, question)}."
+        if not right and (idea := _misconception(answer, meant)):
+            verdict += f" {idea}"
+    text = f"{SIGNS[kind]} {told} {verdict}" + (f"\n{because}" if because else "")
+    body = f"<b>{SIGNS[kind]} {inline(told)}</b> {inline(verdict)}" + (f"<br>{inline(because)}" if because else "")
+    return Card(text, body, kind)
+
+
+def _distance(answer: Answer, truth: Answer, question: Question) -> str:
+    if isinstance(answer, str) or isinstance(truth, str):
+        return "not what was measured"
+    way = "too high" if answer > truth else "too low"
+    if min(answer, truth) > 0 and not 0.8 < answer / truth < 1.25:
+        return f"{number(max(answer / truth, truth / answer))} times {way}"
+    return f"{number(abs(answer - truth))} {question.unit}".strip() + f" {way}"
+
+
+def _misconception(answer: Answer, meant: Mapping[Any, str]) -> str | None:
+    if isinstance(answer, str):
+        return meant.get(answer)
+    return next(
+        (sentence for key, sentence in meant.items() if isinstance(key, tuple) and key[0] <= answer <= key[1]), None
+    )
