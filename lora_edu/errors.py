@@ -39,3 +39,7 @@ class TrainingError(LoRAEduError, RuntimeError):
 
 class DownloadError(LoRAEduError, RuntimeError):
     """A file that could not be fetched, or that is not the one that was asked for."""
+
+
+class NotebookError(LoRAEduError, RuntimeError):
+    """A notebook that cannot be run, found or copied without losing work."""

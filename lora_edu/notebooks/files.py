@@ -1,0 +1,158 @@
+"""Execute a notebook, clean it for the repository, hand a learner a fresh copy, tell JupyterLab to keep widgets."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+
+from lora_edu.errors import NotebookError
+
+FOLDER = Path("notebooks")
+LEARNERS_FOLDER = Path("my_notebooks")
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+_KEPT_CELL_METADATA = ("tags", "jupyter", "lora_edu")
+# One thread: the same digits on every machine with the same processor, and no fight with other runs. No progress bars:
+# they print timings. Nobody's progress file is touched.
+_QUIET = {"OMP_NUM_THREADS": "1", "LORA_EDU_PROGRESS": "off"}
+_OVERRIDES = {
+    "@jupyter-widgets/jupyterlab-manager:plugin": {"saveState": True},
+    "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
+}
+
+
+def chapters(wanted: list[str] | None = None, folder: Path = FOLDER) -> list[Path]:
+    """The notebooks of the course in order, solutions last; or those whose names start with one of `wanted` ("03").
+
+    Raises:
+        NotebookError: one of `wanted` matches nothing.
+    """
+    found = [*sorted(folder.glob("*.ipynb")), *sorted((folder / "solutions").glob("*.ipynb"))]
+    if not wanted:
+        return found
+    chosen = [path for path in found if path.name.startswith(tuple(wanted))]
+    for start in wanted:
+        if not any(path.name.startswith(start) for path in chosen):
+            there = ", ".join(path.stem for path in found) or "none"
+            raise NotebookError(f"no notebook in {folder} starts with {start!r}; there are: {there}")
+    return chosen
+
+
+def execute(path: Path, timeout: int = 600) -> NotebookNode:
+    """Run every cell of the notebook at `path` in a new kernel, clean it and write it back; `timeout` in seconds a cell.
+
+    Raises:
+        NotebookError: a cell failed or ran out of time. The file is then as it was.
+    """
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError
+
+    notebook = _read(path)
+    client = NotebookClient(
+        notebook,
+        timeout=timeout,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(path.parent)}},
+        record_timing=False,
+        store_widget_state=False,
+        coalesce_streams=True,
+    )
+    try:
+        client.execute(env=os.environ | _QUIET)
+    except CellTimeoutError as error:
+        raise NotebookError(f"{path}: a cell ran longer than {timeout} s; shorten it, or pass --timeout") from error
+    except CellExecutionError as error:
+        raise NotebookError(f"{path}: a cell failed; nothing was written.\n{error}") from error
+    clean(notebook)
+    _write(notebook, path)
+    return notebook
+
+
+def clean(notebook: NotebookNode) -> None:
+    """Take out, in place, what changes from run to run or breaks without a kernel.
+
+    A widget's view goes where a picture stands in for it: a notebook opened with a fresh kernel would otherwise show
+    "Error displaying widget" over that picture. A view without a picture stays, for the guard to find.
+    """
+    notebook.metadata = nbformat.from_dict(
+        {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+        }
+        | {key: notebook.metadata[key] for key in ("lora_edu",) if key in notebook.metadata}
+    )
+    for cell in notebook.cells:
+        cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k in _KEPT_CELL_METADATA})
+        for output in cell.get("outputs", ()):
+            data = output.get("data", {})
+            if WIDGET_VIEW in data and "image/png" in data:
+                del data[WIDGET_VIEW]
+
+
+def fresh(chapter: str, folder: Path = FOLDER, target: Path = LEARNERS_FOLDER) -> Path:
+    """Copy the chapter that starts with `chapter` ("03"), outputs cleared, into the learner's own folder.
+
+    Returns:
+        The copy's path.
+
+    Raises:
+        NotebookError: no such chapter, or a copy is there already; nothing is ever overwritten.
+    """
+    sources = [path for path in chapters([chapter], folder) if path.parent == folder]
+    if len(sources) != 1:
+        raise NotebookError(f"{chapter!r} does not name one chapter in {folder}: give its number, as in CH=03")
+    copy = target / sources[0].name
+    notebook = _read(sources[0])
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    clean(notebook)
+    target.mkdir(parents=True, exist_ok=True)
+    try:
+        with copy.open("x", encoding="utf-8") as file:  # "x": never over a learner's work
+            file.write(nbformat.writes(notebook) + "\n")
+    except FileExistsError:
+        raise NotebookError(
+            f"{copy} is there already and may hold your work: rename or move it, then ask again"
+        ) from None
+    return copy
+
+
+def install_overrides(prefix: Path | None = None) -> Path:
+    """Let JupyterLab save widgets in a learner's own notebooks and leave news and updates alone; other settings stay.
+
+    Args:
+        prefix: the environment that JupyterLab lives in; the running Python's by default.
+
+    Returns:
+        The settings file.
+
+    Raises:
+        NotebookError: a settings file is there that is not valid JSON.
+    """
+    path = (prefix or Path(sys.prefix)) / "share" / "jupyter" / "lab" / "settings" / "overrides.json"
+    try:
+        settings = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    except json.JSONDecodeError as error:
+        raise NotebookError(f"{path} is not valid JSON ({error}): mend or remove it") from None
+    for plugin, values in _OVERRIDES.items():
+        settings[plugin] = settings.get(plugin, {}) | values
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
+    return path
+
+
+def _read(path: Path) -> NotebookNode:
+    try:
+        return nbformat.read(path, as_version=4)
+    except (OSError, ValueError) as error:
+        raise NotebookError(f"cannot read {path} as a notebook: {error}") from error
+
+
+def _write(notebook: NotebookNode, path: Path) -> None:
+    """Whole or not at all: an interrupted write leaves the old file."""
+    half = path.with_suffix(".ipynb.part")
+    half.write_text(nbformat.writes(notebook) + "\n", "utf-8")
+    os.replace(half, path)
