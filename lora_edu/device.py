@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 
 Precision = Literal["fp32", "bf16"]
-CLEARLY_FASTER = 1.15  # below this gain fp32 (exact) and all threads (the default) stay: a busy machine's noise decides nothing
+# Below this gain fp32 (exact) and all threads (the default) stay: a busy machine's noise decides nothing.
+CLEARLY_FASTER = 1.15
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ def probe_step(device: torch.device, precision: Precision, tokens: int = 256) ->
     """
     generator = torch.Generator().manual_seed(0)
     gate, up, down = (
-        torch.randn(shape, generator=generator).mul_(0.02).to(device) for shape in ((1536, 576), (1536, 576), (576, 1536))
+        torch.randn(shape, generator=generator).mul_(0.02).to(device)
+        for shape in ((1536, 576), (1536, 576), (576, 1536))
     )
     x = torch.randn(tokens, 576, generator=generator).to(device).requires_grad_()
     _synchronize(device)

@@ -64,7 +64,7 @@ def causal_lm_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> LossSum:
     else:
         logits = model(**inputs).logits[:, keep]
     picked = answer[:, keep]  # (B, K)
-    logits = logits[picked]  # (N, V), N answer tokens: the union holds positions that are padding or prompt in other rows
+    logits = logits[picked]  # (N, V): the union holds positions that are prompt or padding in other rows
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()  # a log-sum-exp over 49k entries loses too much in half precision
     total = F.cross_entropy(logits, targets[:, keep][picked], reduction="sum")

@@ -47,8 +47,13 @@ def check_first_gradients(parameters: NamedParameters) -> None:
 
 
 def explain_bad_number(
-    what: str, step: int, rows: Sequence[int], row_is_bad: Callable[[int], bool], parameters: NamedParameters,
-    history: History, precision: str,
+    what: str,
+    step: int,
+    rows: Sequence[int],
+    row_is_bad: Callable[[int], bool],
+    parameters: NamedParameters,
+    history: History,
+    precision: str,
 ) -> TrainingError:
     """The error for a loss or gradient that is not finite at step `step` (from 1), with the rows at fault and the likely cause.
 

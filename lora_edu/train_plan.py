@@ -46,10 +46,10 @@ class TrainConfig:
     output_dir: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "gradient_accumulation_steps", "epochs", "max_steps", "eval_every", "patience", "save_every"):
+        optional = ("max_steps", "eval_every", "patience", "save_every")
+        for name in ("batch_size", "gradient_accumulation_steps", "epochs", *optional):
             value = getattr(self, name)
-            optional = name in ("max_steps", "eval_every", "patience", "save_every")
-            if not (optional and value is None) and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            if not (value is None and name in optional) and (type(value) is not int or value < 1):
                 raise ConfigError(f"{name} must be a whole number of at least 1, not {value!r}.")
         for name, choices in (("scheduler", ("cosine", "linear", "constant")), ("precision", ("auto", "fp32", "bf16"))):
             if getattr(self, name) not in choices:
@@ -59,7 +59,9 @@ class TrainConfig:
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
             raise ConfigError(f"max_grad_norm must be positive (or None for no clipping), not {self.max_grad_norm!r}.")
         if self.weight_decay < 0 or self.seed < 0 or self.warmup_steps < 0 or not 0 <= self.warmup_ratio < 1:
-            raise ConfigError("weight_decay, seed and warmup_steps must not be negative, and warmup_ratio lies in [0, 1).")
+            raise ConfigError(
+                "weight_decay, seed and warmup_steps must not be negative, and warmup_ratio lies in [0, 1)."
+            )
         if self.warmup_steps and self.warmup_ratio:
             raise ConfigError("Give warmup_steps or warmup_ratio, not both.")
         if self.save_every and self.output_dir is None:

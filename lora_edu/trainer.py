@@ -5,9 +5,12 @@ own autocast, and checkpoints are ours (`train_state`), because `accelerate.save
 """
 
 import contextlib
+import functools
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -20,12 +23,24 @@ from lora_edu.device import Precision, default_device, fastest_settings
 from lora_edu.errors import TrainingError
 from lora_edu.losses import LossSum, unwrap
 from lora_edu.train_checks import all_finite, check_first_gradients, explain_bad_number
+from lora_edu.train_context import checkpointing, interrupt_asked, modes, num_threads, own_rng
 from lora_edu.train_plan import TrainConfig, lr_factor, step_rows, steps_per_epoch, total_steps
+from lora_edu.train_state import (
+    State,
+    capture_rng,
+    checkpoint_name,
+    checkpoints,
+    newest_checkpoint,
+    restore,
+    restore_rng,
+    run_identity,
+    snapshot,
+    write_checkpoint,
+)
 
 __all__ = ["Callback", "History", "LossSum", "TrainConfig", "Trainer"]
 
 LossFunction = Callable[[nn.Module, Any], LossSum]
-EndHook = Literal["on_train_begin", "on_step_end", "on_evaluate", "on_train_end"]
 
 
 class Trainer:
@@ -39,6 +54,10 @@ class Trainer:
     tokens), so accumulating unequal micro-batches equals one large batch. Raises TrainingError when nothing trains, when a loss or
     gradient is not finite, and when a trainable parameter gets no gradient.
     """
+
+    resume_hint = (
+        "make the trainer again from the same model, examples and config, and call resume()."  # the CLI has its own
+    )
 
     def __init__(
         self,
@@ -74,35 +93,60 @@ class Trainer:
         self.history = History()
         self.precision, self.threads = self._precision_and_threads()
         self.best_weights: dict[str, Tensor] | None = None
+        self.rng: State | None = None  # where the run's random generators stand while it does not run
+        self.seconds = 0.0  # spent so far
 
     # --- the run ------------------------------------------------------------------------------------------------------
 
     def train(self) -> History:
-        """Runs to the end, or goes on from where this trainer was interrupted. Returns the history."""
+        """Runs to the end, or goes on from where this trainer was interrupted. Returns the history.
+
+        Ctrl-C ends the step, saves (if there is an output_dir) and raises KeyboardInterrupt with the words to resume. The model
+        ends with the weights of the best evaluation if keep_best, else with the last ones. The caller's random generators are left
+        as they were: the run has its own, seeded by the config.
+        """
         if self.history.stopped:
             return self.history
-        started = time.perf_counter()
-        with self._surroundings():
-            self._tell("on_train_begin")
-            bar = tqdm(
-                total=self.total_steps, initial=self.step, desc="training", unit="step",
-                disable=not (self.progress and self.accelerator.is_main_process),
+        if self.step == 0 and self.output_dir and checkpoints(self.output_dir):
+            raise TrainingError(
+                f"{self.output_dir} holds checkpoints of an earlier run: go on with resume(), or train into another output_dir."
             )
-            with bar:
-                while self.step < self.total_steps and not self.history.stopped:
-                    record = self._train_step()
-                    record["seconds"] = round(time.perf_counter() - started, 3)
-                    self.history.steps.append(record)
-                    bar.update()
-                    bar.set_postfix(loss=f"{record['loss']:.3f}", lr=f"{record['learning_rate']:.1e}")
-                    self._tell("on_step_end", record)
-                    if self.eval_examples and self._evaluation_is_due():
-                        self._evaluate_and_compare()
+        started = time.perf_counter() - self.seconds
+        with self._surroundings() as interrupted, self._bar() as bar:
+            self._tell("on_train_begin")
+            while self.step < self.total_steps and not self.history.stopped:
+                record = self._train_step()
+                self.seconds = record["seconds"] = round(time.perf_counter() - started, 3)
+                self.history.steps.append(record)
+                bar.update()
+                bar.set_postfix(loss=f"{record['loss']:.3f}", lr=f"{record['learning_rate']:.1e}")
+                self._tell("on_step_end", record)
+                if self.eval_examples and self._evaluation_is_due():
+                    self._evaluate_and_compare()
+                if self.step == self.total_steps or self.history.stopped:
+                    break
+                if interrupted.is_set():
+                    raise KeyboardInterrupt(self._save_for_later())
+                if self.config.save_every and self.step % self.config.save_every == 0:
+                    self.save()
             self.stop("finished")
+            if self.output_dir:
+                self.save()
             if self.best_weights is not None:
-                self._put(self.best_weights)
+                self.put(self.best_weights)
             self._tell("on_train_end", self.history)
         return self.history
+
+    def resume(self) -> History:
+        """Goes on from the newest whole checkpoint in output_dir; on the same machine the weights end bit for bit as if the run had
+        never stopped. A run that had ended gets its weights and history back.
+
+        Raises TrainingError if there is none, or if config, examples or model are not those of the run, naming what differs.
+        """
+        if self.output_dir is None:
+            raise TrainingError("There is nothing to resume from: the config has no output_dir.")
+        restore(self, newest_checkpoint(self.output_dir))
+        return self.train()
 
     def stop(self, why: str) -> None:
         """Ends the run after the current step. For callbacks; the first reason given is the one kept."""
@@ -124,7 +168,9 @@ class Trainer:
             at_fault = [rows for rows, loss in zip(micro_batches, losses) if not torch.isfinite(loss.total)]
             raise self._bad_number("the loss", at_fault or micro_batches)
         if count == 0:
-            raise TrainingError(f"Step {self.step + 1} has no token to learn: every label of rows {micro_batches} is masked.")
+            raise TrainingError(
+                f"Step {self.step + 1} has no token to learn: every label of rows {micro_batches} is masked."
+            )
         if self.step == 0:
             check_first_gradients(self.parameters)
         for p in self.parameters.values():
@@ -158,8 +204,11 @@ class Trainer:
 
     def _sum(self, losses: Sequence[LossSum]) -> tuple[Tensor, int]:
         """Total loss and count over micro-batches and processes."""
-        sums = torch.stack([torch.stack([loss.total.double().cpu(), torch.tensor(float(loss.count)).double()]) for loss in losses])
-        total, count = self.accelerator.reduce(sums.sum(dim=0), reduction="sum")
+        # In float64, so that the sum is the same in any order to the last digit that is shown; MPS has it only on the CPU.
+        sums = torch.tensor([[loss.total.item(), loss.count] for loss in losses], dtype=torch.float64).sum(dim=0)
+        if self.accelerator.num_processes > 1:
+            sums = self.accelerator.reduce(sums.to(self.accelerator.device), reduction="sum").cpu()
+        total, count = sums
         return total, int(count)
 
     # --- evaluation ---------------------------------------------------------------------------------------------------
@@ -171,7 +220,9 @@ class Trainer:
     def _evaluate(self, examples: Sequence[Any] | None = None) -> Record:
         examples = self.eval_examples if examples is None else examples
         if not examples:
-            raise TrainingError("There is nothing to evaluate on: give eval_examples to the Trainer, or examples to evaluate().")
+            raise TrainingError(
+                "There is nothing to evaluate on: give eval_examples to the Trainer, or examples to evaluate()."
+            )
         size = self.config.batch_size
         with modes(self.model, training=False), torch.no_grad():
             losses = [
@@ -194,9 +245,41 @@ class Trainer:
             history.best = record
             if self.config.keep_best:
                 self.best_weights = {name: p.detach().clone() for name, p in self.parameters.items()}
-        elif self.config.patience and (since := len(history.evaluations) - 1 - history.evaluations.index(history.best)) >= self.config.patience:
+        elif (
+            self.config.patience
+            and (since := len(history.evaluations) - 1 - history.evaluations.index(history.best))
+            >= self.config.patience
+        ):
             self.stop(f"no better evaluation in {since}")
         self._tell("on_evaluate", record)
+
+    # --- on disk ------------------------------------------------------------------------------------------------------
+
+    @property
+    def output_dir(self) -> Path | None:
+        """Where checkpoints go."""
+        return Path(self.config.output_dir) if self.config.output_dir else None
+
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree with to be this run's (hashed once: the frozen weights may be gigabytes)."""
+        return run_identity(self)
+
+    def save(self) -> Path:
+        """Writes a checkpoint of the run as it stands into output_dir and returns its folder."""
+        if self.output_dir is None:
+            raise TrainingError("The config has no output_dir to save to.")
+        folder = self.output_dir / checkpoint_name(self.step)
+        state = snapshot(self)
+        if self.accelerator.is_main_process:
+            write_checkpoint(folder, state)
+        self.accelerator.wait_for_everyone()
+        return folder
+
+    def _save_for_later(self) -> str:
+        if self.output_dir is None:
+            return f"Stopped after step {self.step}. train() of the same trainer goes on; there is no output_dir to save to."
+        return f"Stopped after step {self.step} and saved {self.save()}. To go on: {self.resume_hint}"
 
     # --- surroundings -------------------------------------------------------------------------------------------------
 
@@ -211,22 +294,35 @@ class Trainer:
         return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     @contextlib.contextmanager
-    def _surroundings(self) -> Iterator[None]:
-        """What a run changes around it and gives back: threads, training mode, gradient checkpointing."""
-        threads = torch.get_num_threads()
-        with modes(self.model, training=True), checkpointing(self.model, self.config.gradient_checkpointing):
-            torch.set_num_threads(self.threads)
-            set_seed(self.config.seed + self.accelerator.process_index)
+    def _surroundings(self) -> Iterator[threading.Event]:
+        """What a run changes around it and gives back; yields the flag that Ctrl-C raises."""
+        with (
+            own_rng(),
+            num_threads(self.threads),
+            modes(self.model, training=True),
+            checkpointing(self.model, self.config.gradient_checkpointing),
+            interrupt_asked() as interrupted,
+        ):
+            if self.rng is None:
+                set_seed(self.config.seed + self.accelerator.process_index)
+            else:
+                restore_rng(self.rng)
             try:
-                yield
+                yield interrupted
             finally:
-                torch.set_num_threads(threads)
+                self.rng = capture_rng()
+                self.optimizer.zero_grad(set_to_none=True)
 
-    def _tell(self, hook: EndHook, *values: Any) -> None:
+    def _bar(self) -> tqdm:
+        hidden = not (self.progress and self.accelerator.is_main_process)
+        return tqdm(total=self.total_steps, initial=self.step, desc="training", unit="step", disable=hidden)
+
+    def _tell(self, hook: str, *values: Any) -> None:
         for callback in self.callbacks:
             getattr(callback, hook)(self, *values)
 
-    def _put(self, weights: dict[str, Tensor]) -> None:
+    def put(self, weights: Mapping[str, Tensor]) -> None:
+        """Copies `weights` into the trainable parameters of the same names."""
         with torch.no_grad():
             for name, p in self.parameters.items():
                 p.copy_(weights[name])
@@ -239,35 +335,3 @@ class Trainer:
 
         rows = [row for rows in micro_batches for row in rows]
         return explain_bad_number(what, self.step + 1, rows, row_is_bad, self.parameters, self.history, self.precision)
-
-
-@contextlib.contextmanager
-def modes(model: nn.Module, training: bool) -> Iterator[None]:
-    """Puts the model in training or evaluation mode and gives every module its own mode back."""
-    before = {module: module.training for module in model.modules()}
-    model.train(training)
-    try:
-        yield
-    finally:
-        for module, mode in before.items():
-            module.training = mode
-
-
-@contextlib.contextmanager
-def checkpointing(model: nn.Module, wanted: bool) -> Iterator[None]:
-    """Gradient checkpointing for the length of a run: activations are recomputed in the backward pass instead of kept.
-
-    The non-reentrant kind, because the older one gives adapters no gradient when the block's input needs none.
-    """
-    if not wanted:
-        yield
-        return
-    inner: Any = unwrap(model)
-    kind = "activation" if hasattr(inner, "activation_checkpointing_enable") else "gradient"  # transformers renames it
-    if not hasattr(inner, f"{kind}_checkpointing_enable"):
-        raise TrainingError(f"{type(inner).__name__} has no gradient checkpointing: set gradient_checkpointing=False.")
-    getattr(inner, f"{kind}_checkpointing_enable")({"use_reentrant": False})
-    try:
-        yield
-    finally:
-        getattr(inner, f"{kind}_checkpointing_disable")()
