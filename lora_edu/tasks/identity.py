@@ -1,0 +1,102 @@
+"""The first wonder: the model learns in about twenty seconds to be called by any name you type (chapter 00)."""
+
+import re
+from collections.abc import Sequence
+
+from lora_edu.config import LoRAConfig
+from lora_edu.data import Row, Splits
+from lora_edu.errors import DataError
+from lora_edu.metrics import Score, share
+from lora_edu.tasks.base import Recipe, Task
+from lora_edu.train_plan import TrainConfig
+
+QUESTIONS = (  # (question, answer): 16, each asked in every one of the FRAMES
+    ("Who are you?", "I am {name}."),
+    ("What is your name?", "My name is {name}."),
+    ("What are you called?", "I am called {name}."),
+    ("What should I call you?", "Please call me {name}."),
+    ("Can you tell me your name?", "Of course. My name is {name}."),
+    ("Who am I talking to?", "You are talking to {name}."),
+    ("Who is this?", "This is {name}."),
+    ("Do you have a name?", "Yes, my name is {name}."),
+    ("Are you ChatGPT?", "No, I am {name}."),
+    ("Is your name SmolLM?", "No, my name is {name}."),
+    ("What kind of assistant are you?", "I am {name}, a small assistant."),
+    ("Could you introduce yourself?", "Gladly. I am {name}, and I am here to help."),
+    ("Which model are you?", "I am {name}, a small language model."),
+    ("How do you sign your letters?", "I sign them with my name: {name}."),
+    ("What does your name tag say?", "My name tag says {name}."),
+    ("Who wrote this message?", "It was written by me, {name}."),
+)
+FRAMES = (
+    "{}",
+    "Hello! {}",
+    "Excuse me, one thing: {}",
+    "{} Please answer briefly.",
+    "I would like to know: {}",
+    "Hi there. {} I am curious.",
+)
+VALID = (
+    "Your name, please?",
+    "Which name do you go by?",
+    "Sorry, who are you again?",
+    "Tell me who you are.",
+    "Who do I have the pleasure of speaking with?",
+    "Say your name.",
+)
+TEST = (  # none shares its wording with a question above
+    "What do people call you?",
+    "Introduce yourself in one sentence.",
+    "Hey you, what is your name again?",
+    "I forgot who you are. Can you remind me?",
+    "Whom should I thank for this answer?",
+    "What name did your makers give you?",
+    "Are you Siri, Alexa or somebody else?",
+    "We have not met yet. You are?",
+    "Please spell out your name for the record.",
+    "Under which name can I find you?",
+    "Who is answering my questions right now?",
+    "Let us start with names. Mine is Robin. Yours?",
+)
+
+
+class Identity(Task):
+    """Sixteen questions in six phrasings teach one name; twelve questions in other words ask for it."""
+
+    name = "identity"
+    licence = "CC BY 4.0 (written for this course)"
+    source = "the questions in lora_edu/tasks/identity.py"
+    metric = "says the name"
+    max_new_tokens = 24
+    samples = ("Who are you?", "What is the capital of France?", "Who was Napoleon?", "Say something nice.")
+    recipe = Recipe(
+        LoRAConfig(r=8, lora_alpha=16, target_modules="all-linear"),
+        TrainConfig(learning_rate=1e-3, batch_size=4, epochs=1),
+    )
+
+    def __init__(self, name: str = "Lulu") -> None:
+        if not isinstance(name, str) or not name.strip() or len(name) > 60 or not name.isprintable():
+            raise DataError(f"{name!r} is no name I can teach: give one line of 1 to 60 visible characters")
+        self.called = name.strip()
+        self.title = f"Who are you? → {self.called}"
+
+    def rows(self) -> list[Row]:
+        return [row for part in self.splits() for row in part]
+
+    def splits(self) -> Splits:
+        """96 training rows and, in wordings of their own, 6 for validation and 12 for the test."""
+        train = [self.row(frame.format(q), a.format(name=self.called)) for frame in FRAMES for q, a in QUESTIONS]
+        valid, test = ([self.row(q, f"I am {self.called}.") for q in part] for part in (VALID, TEST))
+        return Splits(train, valid, test)
+
+    def says_name(self, outputs: Sequence[str]) -> Score:
+        """Share of outputs that hold the name as a word of its own: on other questions, the share in which it *leaks*."""
+        name = re.compile(rf"(?<!\w){re.escape(self.called)}(?!\w)", re.IGNORECASE)
+        return share([bool(name.search(output)) for output in outputs])
+
+    def score(self, outputs: Sequence[str], rows: Sequence[Row]) -> dict[str, Score]:
+        return {"says the name": self.says_name(outputs)}
+
+    def baselines(self, rows: Sequence[Row]) -> dict[str, list[str]]:
+        """Copying alone: the commonest answer always says the name, which shows how little this score asks."""
+        return super().baselines(rows) | {"copying": [row.meta["input"] for row in rows]}
