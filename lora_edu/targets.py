@@ -54,7 +54,7 @@ def plan(model: nn.Module, config: LoRAConfig) -> list[Target]:
     if matched_others:
         listed = ", ".join(f"{n} ({t})" for n, t in matched_others[:4])
         raise TargetError(
-            f"target_modules also matches what no adapter can be put on: {listed}; only Linear, Conv1D and Embedding can"
+            f"target_modules also matches what no adapter can be put on: {listed}; only Linear, Conv1D and Embedding can: narrow the pattern"
         )
     if not targets:
         raise TargetError(_no_match(config, modules))
