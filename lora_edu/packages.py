@@ -32,8 +32,21 @@ def download(requirement: str, sha256: str, folder: Path, *, size: int, sdist: b
             (scratch / part).mkdir()
         wanted = scratch / "wanted.txt"
         wanted.write_text(f"{requirement} --hash=sha256:{sha256}\n", encoding="utf-8")
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--progress-bar=off", "--quiet"]
-        command += [f"--dest={scratch / 'done'}", f"--requirement={wanted}", f"--no-binary={':all:' if sdist else ':none:'}"]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--require-hashes",
+            "--progress-bar=off",
+            "--quiet",
+        ]
+        command += [
+            f"--dest={scratch / 'done'}",
+            f"--requirement={wanted}",
+            f"--no-binary={':all:' if sdist else ':none:'}",
+        ]
         status, reason = _run_with_bar(command, scratch, requirement, size)
         files = list((scratch / "done").iterdir())
         if status != 0 or len(files) != 1:
@@ -50,14 +63,16 @@ def _run_with_bar(command: list[str], scratch: Path, title: str, size: int) -> t
     environment = os.environ | {"TMPDIR": temporary, "TEMP": temporary, "TMP": temporary}
     environment.setdefault("PIP_RESUME_RETRIES", "5")
     with open(scratch / "log.txt", "w+", encoding="utf-8", errors="replace") as log:
-        child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment)
+        child = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment
+        )
         try:
             with tqdm(total=size, unit="B", unit_scale=True, desc=f"Fetching {title}") as bar:
                 while child.poll() is None:
-                    _advance(bar, _bytes_under(scratch))
+                    _advance(bar, _bytes_under(scratch), size)
                     time.sleep(0.2)
                 if child.returncode == 0:
-                    _advance(bar, size)
+                    _advance(bar, size, size)
         finally:
             if child.poll() is None:  # Ctrl-C, or an error of ours: no download goes on behind the user's back
                 child.kill()
@@ -66,8 +81,8 @@ def _run_with_bar(command: list[str], scratch: Path, title: str, size: int) -> t
         return child.returncode, log.read()
 
 
-def _advance(bar: tqdm, done: int) -> None:
-    bar.update(max(0, min(done, int(bar.total)) - bar.n))  # pip copies the file at the end: the sum may pass the total
+def _advance(bar: tqdm, done: int, total: int) -> None:
+    bar.update(max(0, min(done, total) - bar.n))  # pip copies the file at the end: the sum may pass the total
 
 
 def _bytes_under(folder: Path) -> int:
@@ -91,7 +106,9 @@ def _explain(requirement: str, reason: str) -> str:
             "It was not opened. Ask whoever runs your mirror, or set PIP_INDEX_URL to another one."
         )
     lines = [line.strip() for line in reason.splitlines() if line.strip()]
-    last = next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1] if lines else "pip gave no reason")
+    last = next(
+        (line for line in reversed(lines) if line.startswith("ERROR")), lines[-1] if lines else "pip gave no reason"
+    )
     return (
         f"{requirement} could not be fetched from the package index. pip says: {last} "
         "Check the network, or name a mirror you can reach: PIP_INDEX_URL=<its address>."

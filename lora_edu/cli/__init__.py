@@ -1,0 +1,64 @@
+"""The command `lora-edu`. Each command imports what it needs when it runs, so that `--help` answers at once.
+
+Exit codes: 0 done, 1 failure (or a law broken), 2 wrong usage, 130 interrupted by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from lora_edu.cli import setup
+from lora_edu.errors import LoRAEduError
+
+
+class Commands(TyperGroup):
+    """A user's mistake ends in one message, never in a traceback; `--debug`, anywhere on the line, shows the traceback."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.obj = {"debug": "--debug" in args}
+        return super().parse_args(ctx, [arg for arg in args if arg != "--debug"])
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except LoRAEduError as error:
+            if ctx.obj["debug"]:
+                raise
+            typer.secho(f"Error: {error}", fg="red", err=True)
+            raise typer.Exit(1) from error
+        except KeyboardInterrupt as interrupt:
+            typer.echo(f"\nInterrupted. {interrupt}".rstrip(), err=True)
+            raise typer.Exit(130) from interrupt
+
+
+app = typer.Typer(
+    cls=Commands,
+    name="lora-edu",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with **lora-edu doctor**, then **lora-edu lab**. `--debug` on any command shows the traceback behind an error.",
+)
+
+
+@app.callback()
+def lora_edu() -> None:
+    """A course on LoRA in which nothing is taken on trust, and the tools under it."""
+
+
+for command in setup.COMMANDS:
+    app.command()(command)
+
+
+def main() -> None:
+    """Entry point of `lora-edu` and `python -m lora_edu`."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without ✓ prints ? and goes on
+    app()
