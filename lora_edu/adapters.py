@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lora_edu.config import LoRAConfig
 from lora_edu.errors import AdapterError, MergeError, TargetError
 from lora_edu.layers import DEFAULT, AdapterState, LoRAEmbedding, LoRALayer, LoRALinear
-from lora_edu.targets import matches, plan
+from lora_edu.targets import Target, matches, plan
 
 
 class SavedModule(nn.Module):
@@ -62,7 +62,10 @@ def state_of(model: nn.Module) -> AdapterState:
 
 def adapter_names(model: nn.Module) -> list[str]:
     """Names of the adapters in the model, in the order in which they came; [] for a plain model."""
-    return list(state_of(model).configs) if lora_layers(model) else []
+    try:
+        return list(state_of(model).configs)
+    except AdapterError:
+        return []
 
 
 def adapter_parameters(model: nn.Module, name: str = DEFAULT) -> dict[str, nn.Parameter]:
@@ -98,8 +101,14 @@ def inject(model: nn.Module, config: LoRAConfig, name: str = DEFAULT) -> nn.Modu
     Raises TargetError or ConfigError when the plan does not fit the model, AdapterError when the name is taken or the
     model is merged; the model is then untouched.
     """
-    targets = plan(model, config)
-    state = state_of(model) if lora_layers(model) else AdapterState()
+    return install(model, config, name, plan(model, config), saved_paths(model, config))
+
+
+def install(
+    model: nn.Module, config: LoRAConfig, name: str, targets: list[Target], saved: list[str], *, empty: bool = False
+) -> nn.Module:
+    """`inject` with the plan already made. `empty` leaves the factors without values, for a caller that has some to put in."""
+    state = state_of(model) if adapter_names(model) else AdapterState()
     if name in state.configs:
         raise AdapterError(
             f"there is an adapter {name!r} already: choose another name, or remove_adapter(model, {name!r}) first"
@@ -109,7 +118,6 @@ def inject(model: nn.Module, config: LoRAConfig, name: str = DEFAULT) -> nn.Modu
             f"{name!r} cannot name an adapter: it becomes part of parameter names, so it must not be empty or hold a dot"
         )
     _refuse_merged(state)
-    saved = saved_paths(model, config)
     config = replace(config, fan_in_fan_out=any(t.kind == "conv1d" for t in targets))
 
     model.requires_grad_(False)
@@ -119,9 +127,8 @@ def inject(model: nn.Module, config: LoRAConfig, name: str = DEFAULT) -> nn.Modu
             layer = LoRAEmbedding(layer, state) if target.kind == "embedding" else LoRALinear(layer, state=state)
             layer.train(layer.base_layer.training)
             _replace(model, target.name, layer)
-        layer.add_adapter(
-            name, target.r, target.lora_alpha, config.lora_dropout, config.use_rslora, config.init_lora_weights
-        )
+        init = None if empty else config.init_lora_weights
+        layer.add_adapter(name, target.r, target.lora_alpha, config.lora_dropout, config.use_rslora, init)
     for path in saved:
         module: Any = model.get_submodule(path)
         if not isinstance(module, SavedModule):
@@ -135,12 +142,13 @@ def inject(model: nn.Module, config: LoRAConfig, name: str = DEFAULT) -> nn.Modu
 
 def saved_paths(model: nn.Module, config: LoRAConfig) -> list[str]:
     """Paths of the modules that `config` trains in full, outermost only. Raises TargetError for a name that is not there."""
-    wanted = config.modules_to_save or ()
+    wanted = config.modules_to_save
+    if not wanted:
+        return []
     paths = [
         name
         for name, module in model.named_modules()
-        if matches(tuple(wanted), name)
-        and not any(f".{part}." in f".{name}." for part in ("copies", "original_module"))
+        if matches(wanted, name) and not any(f".{part}." in f".{name}." for part in ("copies", "original_module"))
     ]
     for each in wanted:
         if not any(matches((each,), path) for path in paths):

@@ -20,7 +20,7 @@ from lora_edu.adapters import (
     SavedModule,
     adapter_parameters,
     base_parameters,
-    inject,
+    install,
     lora_layers,
     saved_paths,
     state_of,
@@ -28,7 +28,7 @@ from lora_edu.adapters import (
 from lora_edu.config import LoRAConfig
 from lora_edu.errors import CheckpointError, LoRAEduError
 from lora_edu.layers import DEFAULT
-from lora_edu.targets import ALL_LINEAR, plan
+from lora_edu.targets import ALL_LINEAR, Target, plan
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PREFIX = "base_model.model."
@@ -70,10 +70,10 @@ def load(model: nn.Module, folder: str | Path, name: str = DEFAULT, trainable: b
     folder = Path(folder)
     config, tensors, metadata = read(folder)
     try:
-        expected = _expected(model, config)
-        faults = _faults(expected, tensors, dict(base_parameters(model)))
+        targets, saved = plan(model, config), saved_paths(model, config)
+        faults = _faults(_expected(model, targets, saved), tensors, model)
         if not faults:
-            inject(model, config, name)
+            install(model, config, name, targets, saved, empty=True)
     except LoRAEduError as error:
         raise CheckpointError(f"the adapter in {folder} does not fit this model: {error}") from error
     if faults:
@@ -150,10 +150,10 @@ def _key(name: str, adapter: str) -> str:
     return _PREFIX + plain
 
 
-def _expected(model: nn.Module, config: LoRAConfig) -> dict[str, tuple[int, ...]]:
-    """{key on disk: shape} of every tensor that an adapter of this configuration has on this model."""
+def _expected(model: nn.Module, targets: list[Target], saved: list[str]) -> dict[str, tuple[int, ...]]:
+    """{key on disk: shape} of every tensor that an adapter of this plan has on this model."""
     shapes: dict[str, tuple[int, ...]] = {}
-    for target in plan(model, config):
+    for target in targets:
         n_out, n_in = target.shape
         A, B = (
             ("lora_embedding_A", "lora_embedding_B")
@@ -162,7 +162,7 @@ def _expected(model: nn.Module, config: LoRAConfig) -> dict[str, tuple[int, ...]
         )
         shapes[f"{_PREFIX}{target.name}.{A}"] = (target.r, n_in)
         shapes[f"{_PREFIX}{target.name}.{B}"] = (n_out, target.r)
-    for path in saved_paths(model, config):
+    for path in saved:
         module: nn.Module = model.get_submodule(path)
         module = module.original_module if isinstance(module, SavedModule) else module
         shapes |= {f"{_PREFIX}{path}.{n}": tuple(p.shape) for n, p in module.named_parameters()}
@@ -183,11 +183,13 @@ def _portable(model: nn.Module, config: LoRAConfig, paths: set[str]) -> LoRAConf
     )  # a suffix would match too much
 
 
-def _faults(expected: dict[str, tuple[int, ...]], tensors: dict[str, Tensor], base: dict[str, Tensor]) -> list[str]:
+def _faults(expected: dict[str, tuple[int, ...]], tensors: dict[str, Tensor], model: nn.Module) -> list[str]:
     """What keeps `tensors` from being exactly what is `expected`, a line each; PEFT's copies of base weights are accepted if equal."""
     faults = []
     unexpected = []
-    for key in tensors.keys() - expected.keys():
+    strangers = tensors.keys() - expected.keys()
+    base = dict(base_parameters(model)) if strangers else {}
+    for key in strangers:
         original = base.get(key.removeprefix(_PREFIX).replace(".base_layer.", "."))
         if original is None:
             unexpected.append(key)

@@ -54,9 +54,9 @@ class LoRALayer(nn.Module):
         """Give A and B their values at the start: one random, the other zero, so that ΔW = 0 and yet a gradient flows."""
         raise NotImplementedError
 
-    def oriented(self, BA: Tensor) -> Tensor:
-        """B A (out, in), turned the way the base stores its weight."""
-        return BA
+    def product(self, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+        """Two matrices whose product is B A in the orientation in which the base stores its weight."""
+        return B, A
 
     # -- adapters -----------------------------------------------------------------------------------------------------
     @property
@@ -72,9 +72,12 @@ class LoRALayer(nn.Module):
         lora_alpha: float,
         lora_dropout: float = 0.0,
         use_rslora: bool = False,
-        init: bool | str = True,
+        init: bool | str | None = True,
     ) -> None:
-        """Put a new, silent adapter of rank `r` on this layer. It speaks once its name is in `state.active`."""
+        """Put a new, silent adapter of rank `r` on this layer; with init=None its factors have no values yet.
+
+        It speaks once its name is in `state.active`.
+        """
         As, Bs = self.factors
         if name in As:
             raise AdapterError(f"there is an adapter {name!r} already: choose another name, or remove it first")
@@ -86,8 +89,9 @@ class LoRALayer(nn.Module):
         dtype = torch.promote_types(weight.dtype, torch.float32) if weight.is_floating_point() else torch.float32
         As[name] = nn.Parameter(torch.empty(r, n_in, dtype=dtype, device=weight.device))
         Bs[name] = nn.Parameter(torch.empty(n_out, r, dtype=dtype, device=weight.device))
-        with torch.no_grad():
-            self.reset_factors(As[name], Bs[name], init)
+        if init is not None:
+            with torch.no_grad():
+                self.reset_factors(As[name], Bs[name], init)
         self.scalings[name] = scaling(r, lora_alpha, use_rslora)
         self.dropouts[name] = lora_dropout
 
@@ -105,13 +109,16 @@ class LoRALayer(nn.Module):
 
     def delta_weight(self, name: str | None = None) -> Tensor:
         """ΔW = s·B A in the base weight's own orientation: of the adapter `name`, or of all that are active together."""
-        As, Bs = self.factors
         chosen = self.speaking() if name is None else [(name, self.scalings[name])]
-        n_out, n_in = self.shape
-        BA = torch.zeros(n_out, n_in, dtype=self._factor_dtype(), device=self.base_layer.weight.device)
-        for each, s in chosen:
-            BA = BA + s * (Bs[each] @ As[each])  # (out, r) @ (r, in)
-        return self.oriented(BA)
+        weight = self.base_layer.weight
+        return self._add(torch.zeros_like(weight, dtype=self._factor_dtype()), chosen)
+
+    def _add(self, weight: Tensor, chosen: list[tuple[str, float]]) -> Tensor:
+        """weight + Σ s·B A, one matrix product and no other temporary for each."""
+        for name, s in chosen:
+            left, right = self.product(self.factors[0][name], self.factors[1][name])
+            weight = torch.addmm(weight, left, right, alpha=s)
+        return weight
 
     def _factor_dtype(self) -> torch.dtype:
         return next((A.dtype for A in self.factors[0].values()), torch.float32)
@@ -166,11 +173,7 @@ class LoRALayer(nn.Module):
     @torch.no_grad()
     def _merged_weight(self) -> Tensor:
         """W₀ + ΔW in the factors' precision: the sum is rounded once, at the end."""
-        As, Bs = self.factors
-        merged = self.base_layer.weight.detach().to(self._factor_dtype())
-        for name, s in self.speaking():
-            merged = torch.add(merged, self.oriented(Bs[name] @ As[name]), alpha=s)
-        return merged
+        return self._add(self.base_layer.weight.detach().to(self._factor_dtype()), self.speaking())
 
     @torch.no_grad()
     def merge(self, keep_base: bool = True) -> None:
@@ -183,7 +186,7 @@ class LoRALayer(nn.Module):
         W0 = weight.data
         if not keep_base and weight.dtype == self._factor_dtype():
             for name, s in self.speaking():
-                weight.data.add_(self.oriented(self.factors[1][name] @ self.factors[0][name]), alpha=s)
+                weight.data.addmm_(*self.product(self.factors[0][name], self.factors[1][name]), alpha=s)
         else:
             weight.data = self._merged_weight().to(W0.dtype)
         self.W0 = W0 if keep_base else None
@@ -258,8 +261,8 @@ class LoRALinear(LoRALayer):
         n_in, n_out = self.base_layer.weight.shape  # Conv1D
         return n_out, n_in
 
-    def oriented(self, BA: Tensor) -> Tensor:
-        return BA.T if self.fan_in_fan_out else BA
+    def product(self, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+        return (A.T, B.T) if self.fan_in_fan_out else (B, A)  # (B A)ᵀ = Aᵀ Bᵀ
 
     def reset_factors(self, A: Tensor, B: Tensor, init: bool | str) -> None:
         if init == "gaussian":
@@ -305,8 +308,8 @@ class LoRAEmbedding(LoRALayer):
     def shape(self) -> tuple[int, int]:
         return self.base_layer.embedding_dim, self.base_layer.num_embeddings
 
-    def oriented(self, BA: Tensor) -> Tensor:
-        return BA.T  # the table is stored as (vocabulary, dim)
+    def product(self, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+        return A.T, B.T  # the table is stored as (vocabulary, dim)
 
     def reset_factors(self, A: Tensor, B: Tensor, init: bool | str) -> None:
         nn.init.zeros_(A)
