@@ -17,6 +17,19 @@ def some_names(names: Sequence[str], limit: int = 4) -> str:
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
+# Why something that should train is not in the loss's graph.
+OUTSIDE = (
+    "Is their adapter switched on, and is gradient checkpointing left to TrainConfig(gradient_checkpointing=True)? "
+    "Parameters that shall not train need requires_grad_(False)."
+)
+
+
+def check_graph(total: Tensor) -> None:
+    """Raises TrainingError if the loss depends on nothing that trains: there is no graph to go back through."""
+    if not total.requires_grad:
+        raise TrainingError(f"The loss depends on none of the trainable parameters. {OUTSIDE}")
+
+
 def check_first_gradients(parameters: NamedParameters) -> None:
     """After the first backward pass: does everything that should train receive a gradient?
 
@@ -29,8 +42,7 @@ def check_first_gradients(parameters: NamedParameters) -> None:
     if missing:
         raise TrainingError(
             f"{len(missing)} of {len(parameters)} trainable parameters got no gradient: {some_names(missing)}. They are not part of "
-            "the loss's graph, so they would never train. Is their adapter switched on, and is gradient checkpointing left to "
-            "TrainConfig(gradient_checkpointing=True)? Parameters that shall not train need requires_grad_(False)."
+            f"the loss's graph, so they would never train. {OUTSIDE}"
         )
     silent = [name for name, p in parameters.items() if p.grad is not None and not p.grad.any()]
     if len(silent) == len(parameters):

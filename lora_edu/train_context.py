@@ -44,6 +44,8 @@ def checkpointing(model: nn.Module, wanted: bool) -> Iterator[None]:
         yield
     finally:
         getattr(inner, f"{kind}_checkpointing_disable")()
+        if hasattr(inner, "disable_input_require_grads"):
+            inner.disable_input_require_grads()  # switched on along with checkpointing, but not off with it
 
 
 @contextlib.contextmanager

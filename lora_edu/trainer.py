@@ -22,7 +22,7 @@ from lora_edu.callbacks import Callback, History, Record
 from lora_edu.device import Precision, default_device, fastest_settings
 from lora_edu.errors import TrainingError
 from lora_edu.losses import LossSum, unwrap
-from lora_edu.train_checks import all_finite, check_first_gradients, explain_bad_number
+from lora_edu.train_checks import all_finite, check_first_gradients, check_graph, explain_bad_number
 from lora_edu.train_context import checkpointing, interrupt_asked, modes, num_threads, own_rng
 from lora_edu.train_plan import TrainConfig, lr_factor, step_rows, steps_per_epoch, total_steps
 from lora_edu.train_state import (
@@ -161,6 +161,7 @@ class Trainer:
             last = i == len(micro_batches) - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
                 loss = self._loss(self.examples, rows)
+                check_graph(loss.total)
                 self.accelerator.backward(loss.total)
             losses.append(LossSum(loss.total.detach(), loss.count))
         total, count = self._sum(losses)
