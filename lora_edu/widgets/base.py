@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import traceback
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from types import MappingProxyType
 from typing import Any
@@ -117,6 +117,19 @@ class Widget:
     def reported(self) -> _Reported:
         """A context in which a callback runs: an exception is shown, recorded in `errors`, and goes on upwards."""
         return _Reported(self)
+
+
+def choice(description: str, options: Sequence, value: Any = None) -> ipywidgets.ToggleButtons:
+    """One of a few named options, as buttons: Tab reaches each and Space presses it.
+
+    No drop-down list: in JupyterLab the arrow keys move between cells and letters edit the notebook (A and B insert
+    cells), so a list inside an output cannot be used from the keyboard.
+    """
+    buttons = ipywidgets.ToggleButtons(options=options, description=description)
+    buttons.style.button_width = "auto"
+    if value is not None:
+        buttons.value = value
+    return buttons
 
 
 class _Reported:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lora_edu.layers import LoRALinear
 from lora_edu.linalg import numerical_rank
 from lora_edu.plots import BLUE, GREEN, INK, MUTED, RULE, VERMILION, WASH, Axes, Canvas, heatmap, number, ticks
-from lora_edu.widgets.base import WIDTH, State, Widget
+from lora_edu.widgets.base import WIDTH, State, Widget, choice
 
 STEPS = 40
 LEARNING_RATE = 0.03
@@ -110,8 +110,8 @@ class ShapesAndStarts(Widget):
             **sides,
             r=r,
             alpha=ipywidgets.IntSlider(8, 1, 32, description="α"),
-            start=ipywidgets.Dropdown(options=list(STARTS), description="start"),
             step=ipywidgets.IntSlider(0, 0, STEPS, description="SGD step"),
+            start=choice("start", list(STARTS)),
         )
 
     def compute(self, state: State) -> Run:
