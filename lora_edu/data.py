@@ -121,7 +121,7 @@ def read_rows(path: str | Path, system: str | None = "") -> list[Row]:
     path = Path(path)
     readers = {".json": _read_json, ".jsonl": _read_jsonl, ".csv": _read_csv}
     if path.suffix.lower() not in readers:
-        raise DataError(f"{path}: I read .json, .jsonl and .csv, not {path.suffix or 'a file without an ending'!r}")
+        raise DataError(f"{path}: I read .json, .jsonl and .csv, not {path.suffix or 'a file without an ending'}")
     if not path.is_file():
         raise DataError(f"{path}: there is no such file")
     rows, faults = [], []

@@ -10,32 +10,26 @@ from lora_edu.metrics import Score, share
 from lora_edu.tasks.base import Recipe, Task
 from lora_edu.train_plan import TrainConfig
 
-QUESTIONS = (  # (question, answer): 16, each asked in every one of the FRAMES
-    ("Who are you?", "I am {name}."),
-    ("What is your name?", "My name is {name}."),
-    ("What are you called?", "I am called {name}."),
-    ("What should I call you?", "Please call me {name}."),
-    ("Can you tell me your name?", "Of course. My name is {name}."),
-    ("Who am I talking to?", "You are talking to {name}."),
-    ("Who is this?", "This is {name}."),
-    ("Do you have a name?", "Yes, my name is {name}."),
-    ("Are you ChatGPT?", "No, I am {name}."),
-    ("Is your name SmolLM?", "No, my name is {name}."),
-    ("What kind of assistant are you?", "I am {name}, a small assistant."),
-    ("Could you introduce yourself?", "Gladly. I am {name}, and I am here to help."),
-    ("Which model are you?", "I am {name}, a small language model."),
-    ("How do you sign your letters?", "I sign them with my name: {name}."),
-    ("What does your name tag say?", "My name tag says {name}."),
-    ("Who wrote this message?", "It was written by me, {name}."),
+QUESTIONS = (
+    "Who are you?",
+    "What is your name?",
+    "What are you called?",
+    "What should I call you?",
+    "Can you tell me your name?",
+    "Who am I talking to?",
+    "Who is this?",
+    "Do you have a name?",
+    "Are you ChatGPT?",
+    "Is your name SmolLM?",
+    "What kind of assistant are you?",
+    "Could you introduce yourself?",
+    "Which model are you?",
+    "How do you sign your letters?",
+    "What does your name tag say?",
+    "Who wrote this message?",
 )
-FRAMES = (
-    "{}",
-    "Hello! {}",
-    "Excuse me, one thing: {}",
-    "{} Please answer briefly.",
-    "I would like to know: {}",
-    "Hi there. {} I am curious.",
-)
+FRAMES = ("{}", "Hello! {}", "Please tell me: {}", "{} Be brief.", "So, {}")
+ANSWERS = ("I am {}.", "My name is {}.", "I am {}, a small language model.")
 VALID = (
     "Your name, please?",
     "Which name do you go by?",
@@ -61,7 +55,7 @@ TEST = (  # none shares its wording with a question above
 
 
 class Identity(Task):
-    """Sixteen questions in six phrasings teach one name; twelve questions in other words ask for it."""
+    """Sixteen questions in five phrasings teach one name; twelve questions in other words ask for it."""
 
     name = "identity"
     licence = "CC BY 4.0 (written for this course)"
@@ -71,7 +65,7 @@ class Identity(Task):
     samples = ("Who are you?", "What is the capital of France?", "Who was Napoleon?", "Say something nice.")
     recipe = Recipe(
         LoRAConfig(r=8, lora_alpha=16, target_modules="all-linear"),
-        TrainConfig(learning_rate=1e-3, batch_size=4, epochs=1),
+        TrainConfig(learning_rate=2e-3, batch_size=4, epochs=1),
     )
 
     def __init__(self, name: str = "Lulu") -> None:
@@ -84,8 +78,9 @@ class Identity(Task):
         return [row for part in self.splits() for row in part]
 
     def splits(self) -> Splits:
-        """96 training rows and, in wordings of their own, 6 for validation and 12 for the test."""
-        train = [self.row(frame.format(q), a.format(name=self.called)) for frame in FRAMES for q, a in QUESTIONS]
+        """80 training rows and, in wordings of their own, 6 for validation and 12 for the test."""
+        asked = [frame.format(question) for frame in FRAMES for question in QUESTIONS]
+        train = [self.row(q, ANSWERS[i % len(ANSWERS)].format(self.called)) for i, q in enumerate(asked)]
         valid, test = ([self.row(q, f"I am {self.called}.") for q in part] for part in (VALID, TEST))
         return Splits(train, valid, test)
 

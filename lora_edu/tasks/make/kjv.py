@@ -15,8 +15,8 @@ from lora_edu.data import normalise
 from lora_edu.tasks.base import FOLDER
 from lora_edu.tasks.kjv import ARCHAIC, MODERN
 
-KEEP = 2400
-SHORTEST, LONGEST = 30, 130  # characters of the modern verse: short rows make quick steps
+KEEP = 2000
+SHORTEST, LONGEST = 40, 95  # characters of the modern verse: short rows make quick steps
 ASCII = str.maketrans({"“": '"', "”": '"', "’": "'"})
 WORD = re.compile(r"[A-Za-z]+")
 
