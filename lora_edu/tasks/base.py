@@ -17,7 +17,7 @@ FOLDER = Path(__file__).parent
 
 
 class Recipe(NamedTuple):
-    """The settings a task's score was measured with (`measured.json` holds the scores)."""
+    """The settings a task's score was measured with (benchmarks/results holds the scores)."""
 
     lora: LoRAConfig
     train: TrainConfig
