@@ -60,6 +60,9 @@ class Card:
         """The ipywidgets form to answer in, or None where there is nothing to answer."""
         return None
 
+    def _repr_html_(self) -> str:
+        return self.html
+
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         form = self.form()
         live = form._repr_mimebundle_() if form is not None else {}

@@ -130,7 +130,7 @@ def lock(question: Question, value: Any) -> Answer:
     """Store the answer unless one is locked already; returns the one that is locked."""
     entry = store.get("predictions", question.id)
     if entry is None:
-        entry = {"answer": question.parse(value), "right": None}
+        entry = {"answer": question.parse(value), "right": None, "options": list(question.options)}
         entry |= {"unit": question.unit, "tolerance": question.tolerance, "within": question.within}
         store.put("predictions", question.id, entry)
     return entry["answer"]
@@ -174,17 +174,16 @@ def reveal(id: str, measured: Any, *, misconceptions: Misconceptions | None = No
     Raises: ValueError when `measured` or a misconception's key is none of the question's options.
     """
     entry = store.get("predictions", id)
-    if id in _asked:
-        question = _asked[id]
-    else:  # the kernel was restarted: what was locked is known, the options are not
-        known = {key: entry[key] for key in ("unit", "tolerance", "within")} if entry else {}
-        question = Question(
-            id, "", tuple({str(measured), str(entry["answer"])} if isinstance(measured, str) and entry else ()), **known
-        )
-    truth = question.parse(measured)
-    meant = {
-        key if isinstance(key, tuple) else question.parse(key): text for key, text in (misconceptions or {}).items()
-    }
+    question = _asked.get(id)
+    if question is None and entry is not None:  # the kernel was restarted since
+        kept = {key: entry[key] for key in ("unit", "tolerance", "within")}
+        question = Question(id, "", tuple(entry["options"]), **kept)
+    if question is None:  # never asked in this kernel, never locked: there is nothing to compare with
+        question, misconceptions = Question(id, ""), None
+        truth = measured if isinstance(measured, str) else question.parse(measured)
+    else:
+        truth = question.parse(measured)
+    meant = {key if isinstance(key, tuple) else question.parse(key): why for key, why in (misconceptions or {}).items()}
     told = f"Measured: {question.say(truth)}."
     if entry is None:
         kind, verdict = "open", "No prediction was locked for this question."

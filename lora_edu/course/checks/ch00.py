@@ -13,13 +13,13 @@ def _seeded() -> random.Random:
 
 
 def _table(rng: random.Random, dials: list[float]) -> Table:
-    """Style that rises and then falls with the dial, general loss that only rises: the shape the real adapter has."""
+    """Style that rises and then falls with the dial, and general loss that rises to both sides of 0."""
     top = rng.uniform(0.9, 1.3)
     return [
         {
             "dial": dial,
             "style": 0.8 - 0.5 * (dial - top) ** 2 + rng.uniform(0, 0.01),
-            "general_loss": 3.7 + 0.6 * dial + rng.uniform(0, 0.01),
+            "general_loss": 3.7 + 0.3 * dial**2 + rng.uniform(0, 0.01),
         }
         for dial in dials
     ]
@@ -45,7 +45,7 @@ def choose_dial(choose: Callable[[Table, Table, float], tuple[float, float]]) ->
     dials = [round(-0.5 + 0.25 * step, 2) for step in range(11)]
     for _ in range(6):
         valid, test = _table(rng, dials), _table(rng, dials)
-        cap = 3.7 + 0.6 * rng.choice([0.25, 0.5, 0.75]) + 0.05
+        cap = 3.72 + 0.3 * rng.choice([0.5, 0.75, 1.0]) ** 2
         rng.shuffle(test)  # the rows of the two tables do not stand in the same order
         allowed = [row for row in valid if row["general_loss"] <= cap]
         best = max(allowed, key=lambda row: row["style"])
@@ -100,34 +100,36 @@ def choose_dial(choose: Callable[[Table, Table, float], tuple[float, float]]) ->
 )
 def leak_rate(rate: Callable[[list[str], str], float]) -> None:
     rng = _seeded()
-    for name, longer in [("Lulu", "Lulua"), ("Al", "Alice"), ("Zed", "zedonk")]:
-        groups = {
-            "plain": [f"I am {name}, and it is Paris."] * rng.randint(1, 3),
-            "upper": [f"{name.upper()} thinks so!"] * rng.randint(1, 3),
-            "twice": [f"{name}? Yes, {name}."] * rng.randint(1, 3),
-            "longer": [f"Ask {longer} about it."] * rng.randint(1, 3),
-            "none": ["The capital is Paris."] * rng.randint(2, 5),
-        }
-        answers = [answer for group in groups.values() for answer in group]
+    for name, longer in [("Lulu", "Lulua"), ("Al", "Alice"), ("Zed", "Zedonk")]:
+        bugs: dict[str, float] = {}
+        while (
+            len({round(value, 9) for value in bugs.values()}) < 8
+        ):  # drawn again until every bug gives a number of its own
+            plain, upper, twice, part, none = (rng.randint(1, 5) for _ in range(5))
+            leaks, total = plain + upper + twice, plain + upper + twice + part + none
+            bugs = {
+                "": leaks / total,
+                "part of a longer word counted": (leaks + part) / total,
+                "only one spelling of the name found": (leaks - upper) / total,
+                "only one spelling, and parts of longer words": (leaks - upper + part) / total,
+                "mentions counted and not answers": (leaks + twice) / total,
+                "a count and not a share": float(leaks),
+                "a percentage and not a share": 100 * leaks / total,
+                "the answers without a leak counted": 1 - leaks / total,
+            }
+        answers = [f"I am {name}, and it is Paris."] * plain + [f"{name.upper()} thinks so!"] * upper
+        answers += (
+            [f"{name}? Yes, {name}."] * twice + [f"Ask {longer} about it."] * part + ["The capital is Paris."] * none
+        )
         rng.shuffle(answers)
-        size = {key: len(group) for key, group in groups.items()}
-        total, leaks = len(answers), size["plain"] + size["upper"] + size["twice"]
         got = attempt(rate, list(answers), name)
         if isinstance(got, bool) or not isinstance(got, int | float):
             raise Wrong("not a number", f"`leak_rate` returned {type(got).__name__}")
-        if abs(got - leaks / total) < 1e-9:
-            continue
-        bugs = {
-            "part of a longer word counted": (leaks + size["longer"]) / total,
-            "only one spelling of the name found": (leaks - size["upper"]) / total,
-            "only one spelling, and parts of longer words": (leaks - size["upper"] + (size["longer"] if longer.startswith(name) else 0)) / total,
-            "mentions counted and not answers": (leaks + size["twice"]) / total,
-            "a count and not a share": float(leaks),
-            "a percentage and not a share": 100 * leaks / total,
-            "the answers without a leak counted": 1 - leaks / total,
-        }  # fmt: skip
         bug = next((bug for bug, value in bugs.items() if abs(got - value) < 1e-9), "a wrong share")
-        raise Wrong(bug, f"name {name!r}: {leaks} of {total} answers leak, {leaks / total:.3f}; you returned {got:.3f}")
+        if bug:
+            raise Wrong(
+                bug, f"name {name!r}: {leaks} of {total} answers leak, {leaks / total:.3f}; you returned {got:.3f}"
+            )
 
 
 @register(

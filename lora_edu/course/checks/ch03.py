@@ -4,10 +4,50 @@ import math
 from collections.abc import Callable
 
 import torch
+from torch import nn
 
-from lora_edu.course.exercises import Wrong, as_tensor, attempt, close, generator, register
+from lora_edu.course.exercises import NotAttempted, Wrong, as_tensor, attempt, close, generator, register
+from lora_edu.course.laws import run_laws
 
 Tensor = torch.Tensor
+
+
+@register(
+    "03.1",
+    title="The layer in ten lines",
+    stars=2,
+    minutes=20,
+    task="Write `MyLoRALinear(base_layer, r, lora_alpha)`, an nn.Module over a frozen nn.Linear: A (r, in) random, B (out, r) zero, "
+    "and forward returns W₀x + b + (α/r)·B(A x). Keep the factors as `self.A` and `self.B`.",
+    wants="MyLoRALinear",
+    shows="Your layer keeps the laws: silent at the start, equal to the dense reference with B ≠ 0, only A and B train, both gradients "
+    "are the formula's, and what it saves it loads.",
+    hints=(
+        "`base_layer.requires_grad_(False)` freezes W₀ and b; `base_layer.in_features` and `.out_features` give the sizes.",
+        "`self.A = nn.Parameter(torch.randn(r, in_features) / in_features**0.5)`, `self.B = nn.Parameter(torch.zeros(out_features, r))`.",
+        "A batch holds its inputs as rows: `self.base_layer(x) + self.scaling * (x @ self.A.T @ self.B.T)`.",
+        "`laws(MyLoRALinear)` shows every law, with what was measured.",
+    ),
+)
+def lora_layer(layer_class: type[nn.Module]) -> None:
+    if not isinstance(layer_class, type) or not issubclass(layer_class, nn.Module):
+        raise Wrong("not a class", "hand over the class itself, `MyLoRALinear`, and let it inherit from nn.Module")
+    try:
+        with torch.random.fork_rng(devices=[]):
+            layer = layer_class(nn.Linear(5, 7), 2, 4)
+            if layer(torch.ones(3, 5)) is ...:
+                raise NotAttempted
+    except NotImplementedError:
+        raise NotAttempted from None
+    except Exception as error:  # the runner below says it better; here only a stub's dots matter
+        if "ellipsis" in str(error):
+            raise NotAttempted from None
+    for result in run_laws(layer_class).results:
+        for finding in result.findings:
+            where = (
+                f"law {result.number}, {result.name}, is broken" if result.number else "the layer cannot be taken apart"
+            )
+            raise Wrong(finding.means or result.name, f"{where}: {finding.what}")
 
 
 @register(

@@ -1,0 +1,1 @@
+"""The laws that one LoRA layer must obey; `lora_edu.course.laws` runs them."""

@@ -1,0 +1,72 @@
+"""Chapter 01: solutions, stubs and planted bugs."""
+
+import torch
+from kit import Answers
+
+RIGHT = {"identity": 64, "one row": 1, "all ones": 1}
+
+
+def edit(W, x1, y1):
+    return W + torch.outer(y1 - W @ x1, x1) / (x1 @ x1)
+
+
+def edit_stub(W, x1, y1):
+    raise NotImplementedError
+
+
+def in_place(W, x1, y1):
+    W += torch.outer(y1 - W @ x1, x1) / (x1 @ x1)
+    return W
+
+
+def other_direction(W, x1, y1):
+    a = x1 + torch.roll(x1, 1)  # x1 arrives, but others listen too
+    return W + torch.outer(y1 - W @ x1, a) / (a @ x1)
+
+
+def changed(b, a):
+    return int((b != 0).sum() * (a != 0).sum())
+
+
+def changed_stub(b, a):
+    pass
+
+
+ANSWERS = {
+    "01.1": Answers(
+        RIGHT,
+        {"identity": ..., "one row": ..., "all ones": ...},
+        {
+            "entries taken for directions": RIGHT | {"all ones": 64},
+            "few entries taken for low rank": RIGHT | {"identity": 1},
+            "size taken for rank": RIGHT | {"one row": 64},
+            "zeros taken for rank 0": RIGHT | {"one row": 0},
+            "other keys": {"identity": 64},
+        },
+    ),
+    "01.2": Answers(
+        edit,
+        edit_stub,
+        {
+            "W is missing": lambda W, x1, y1: edit(W, x1, y1) - W,
+            "not divided by ‖x1‖²": lambda W, x1, y1: W + torch.outer(y1 - W @ x1, x1),
+            "divided by ‖x1‖ and not": lambda W, x1, y1: W + torch.outer(y1 - W @ x1, x1) / x1.norm(),
+            "y1 added to what W x1 already gives": lambda W, x1, y1: W + torch.outer(y1, x1) / (x1 @ x1),
+            "an input is changed in place": in_place,
+            "at right angles to x1 move": other_direction,
+            "wrong shape": lambda W, x1, y1: edit(W, x1, y1).T,
+            "it raises an error": lambda W, x1, y1: W + torch.outer(x1, y1 - W @ x1) / (x1 @ x1),
+        },
+    ),
+    "01.3": Answers(
+        changed,
+        changed_stub,
+        {
+            "zeros are not looked at": lambda b, a: len(a) * len(b),
+            "rank taken for the number": lambda b, a: 1,
+            "the adapter's own numbers": lambda b, a: len(a) + len(b),
+            "the diagonal alone": lambda b, a: min(len(a), len(b)),
+            "nothing is returned": lambda b, a: print(end=""),
+        },
+    ),
+}

@@ -1,0 +1,17 @@
+"""Each test of the course keeps its progress in a folder of its own."""
+
+import pytest
+
+from lora_edu.course import exercises, predictions, store
+
+
+@pytest.fixture(autouse=True)
+def own_progress(tmp_path, monkeypatch):
+    """A progress file that no learner has, and no answer left over from another test."""
+    monkeypatch.setenv("LORA_EDU_HOME", str(tmp_path))
+    monkeypatch.delenv("LORA_EDU_PROGRESS", raising=False)
+    monkeypatch.setattr(store, "_memory", {name: {} for name in store.SECTIONS})
+    monkeypatch.setattr(store, "_unwritable", set())
+    monkeypatch.setattr(exercises, "_given", {})
+    monkeypatch.setattr(predictions, "_asked", {})
+    return tmp_path

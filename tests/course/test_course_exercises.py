@@ -1,0 +1,116 @@
+"""Checkers recognise their planted bugs by name; headers, hints and stubs behave."""
+
+import importlib
+
+import pytest
+import torch
+from kit import prove
+from torch import nn
+
+from lora_edu.course import check, exercise, hint, store
+from lora_edu.course.exercises import ExerciseError, NotAttempted, Wrong, attempt, exercises, is_blank, is_stub
+
+CHAPTERS = sorted({id[:2] for id in exercises()})
+ANSWERS = {
+    id: answers for chapter in CHAPTERS for id, answers in importlib.import_module(f"answers_{chapter}").ANSWERS.items()
+}
+
+
+def test_every_exercise_has_answers():
+    assert set(ANSWERS) == set(exercises())
+
+
+@pytest.mark.parametrize("id", ANSWERS)
+def test_checker_knows_its_bugs(id):
+    prove(id, ANSWERS[id])
+
+
+@pytest.mark.parametrize("id", ANSWERS)
+def test_checker_does_the_same_on_other_random_inputs(id, monkeypatch):
+    for seed in range(2 if id == "03.1" else 30):
+        monkeypatch.setattr("lora_edu.course.exercises.secrets.randbits", lambda bits, seed=seed: seed)
+        prove(id, ANSWERS[id])
+
+
+def test_prove_itself_can_fail():
+    from kit import Answers
+
+    good = ANSWERS["03.4"]
+    with pytest.raises(AssertionError, match="solution"):
+        prove("03.4", Answers(good.bugs["1/√r"], good.stub, good.bugs))
+    with pytest.raises(AssertionError, match="stub"):
+        prove("03.4", Answers(good.solution, good.solution, good.bugs))
+    with pytest.raises(AssertionError, match="pass"):
+        prove("03.4", Answers(good.solution, good.stub, good.bugs | {"x": good.solution}))
+    with pytest.raises(AssertionError, match="takes 'x' for"):
+        prove("03.4", Answers(good.solution, good.stub, good.bugs | {"x": good.bugs["1/√r"]}))
+
+
+@pytest.mark.parametrize("id", exercises())
+def test_header_and_hints(id):
+    this = exercises()[id]
+    header = str(exercise(id))
+    assert this.title in header and f"{this.minutes} minutes" in header and header.count("★") == this.stars
+    assert 1 <= this.stars <= 3 and len(this.hints) >= 3
+    told = [str(hint(id)) for _ in range(len(this.hints) + 2)]
+    assert all(text in said for text, said in zip(this.hints, told))
+    assert "solutions" in told[-1] and told[-1] == told[-2]
+
+
+def test_unknown_exercise_and_wrong_call_say_what_there_is():
+    with pytest.raises(ExerciseError, match=r"03\.1"):
+        check("99.9", None)
+    assert 'check("03.2", factor_gradients)' in str(check("03.2"))
+    assert "without calling it" in str(check("03.2", torch.ones(3)))
+
+
+@pytest.mark.parametrize("strange", [object(), 3, "text", [1], {"a": 1}, torch.ones(2), nn.Linear, len])
+@pytest.mark.parametrize("id", exercises())
+def test_a_strange_answer_is_wrong_and_never_an_exception(id, strange):
+    assert check(id, strange).status == "wrong"
+
+
+def test_tries_are_counted_and_a_solved_exercise_stays_solved():
+    solution, wrong = ANSWERS["03.4"].solution, ANSWERS["03.4"].bugs["1/√r"]
+    check("03.4", ANSWERS["03.4"].stub)
+    assert store.get("exercises", "03.4") is None
+    for answer in (wrong, solution, wrong):
+        check("03.4", answer)
+    assert store.get("exercises", "03.4") == {"solved": True, "tries": 3}
+
+
+def test_checkers_leave_the_learners_random_numbers_alone():
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    for id in ("01.2", "03.1", "03.2", "03.3"):
+        torch.manual_seed(0)
+        check(id, ANSWERS[id].solution)
+        assert torch.equal(torch.rand(3), expected), id
+
+
+def test_stubs_and_blanks():
+    def dots(x): ...
+
+    def doc(x):
+        """Says what to do."""
+
+    def does(x):
+        return x
+
+    assert is_stub(dots) and is_stub(doc) and not is_stub(does)
+    assert is_blank(None) and is_blank((1, ...)) and is_blank({"a": [None]}) and is_blank(dots) and is_blank(nn.Module)
+    assert not is_blank(0) and not is_blank(does) and not is_blank(nn.Linear) and not is_blank({})
+
+
+def test_attempt_turns_what_goes_wrong_into_a_sentence():
+    x = torch.ones(2, 3)
+    with pytest.raises(NotAttempted):
+        attempt(lambda x: x @ ..., x)
+    with pytest.raises(Wrong, match="a `return` missing"):
+        attempt(lambda x: print(end=""), x)
+    with pytest.raises(Wrong) as wrong:
+        attempt(lambda x: x @ x, x)
+    assert "(2, 3)" in wrong.value.detail and "RuntimeError" in wrong.value.detail
+    with pytest.raises(Wrong, match="in place"):
+        attempt(lambda x: x.add_(1), x)
+    assert torch.equal(x, torch.ones(2, 3))

@@ -1,0 +1,20 @@
+"""The frozen weight is wrapped in a new Parameter, and a new Parameter trains."""
+
+import torch
+from torch import nn
+
+BREAKS = {3: "base not frozen"}
+
+
+class MyLoRALinear(nn.Module):
+    def __init__(self, base_layer, r, lora_alpha):
+        super().__init__()
+        base_layer.requires_grad_(False)
+        self.weight = nn.Parameter(base_layer.weight.data)
+        self.bias = base_layer.bias
+        self.A = nn.Parameter(torch.randn(r, base_layer.in_features) / base_layer.in_features**0.5)
+        self.B = nn.Parameter(torch.zeros(base_layer.out_features, r))
+        self.scaling = lora_alpha / r
+
+    def forward(self, x):
+        return nn.functional.linear(x, self.weight, self.bias) + self.scaling * (x @ self.A.T @ self.B.T)

@@ -1,0 +1,20 @@
+"""F.dropout without `training=self.training`."""
+
+import torch
+from torch import nn
+
+BREAKS = {2: "dropout active in eval"}
+
+
+class MyLoRALinear(nn.Module):
+    def __init__(self, base_layer, r, lora_alpha, lora_dropout=0.0):
+        super().__init__()
+        self.base_layer = base_layer.requires_grad_(False)
+        self.A = nn.Parameter(torch.randn(r, base_layer.in_features) / base_layer.in_features**0.5)
+        self.B = nn.Parameter(torch.zeros(base_layer.out_features, r))
+        self.scaling = lora_alpha / r
+        self.lora_dropout = lora_dropout
+
+    def forward(self, x):
+        dropped = nn.functional.dropout(x, self.lora_dropout)
+        return self.base_layer(x) + self.scaling * (dropped @ self.A.T @ self.B.T)

@@ -1,0 +1,20 @@
+"""W₀ is cloned: frozen and right, at twice the memory."""
+
+import copy
+
+import torch
+from torch import nn
+
+BREAKS = {3: "W₀ copied"}
+
+
+class MyLoRALinear(nn.Module):
+    def __init__(self, base_layer, r, lora_alpha):
+        super().__init__()
+        self.base_layer = copy.deepcopy(base_layer).requires_grad_(False)
+        self.A = nn.Parameter(torch.randn(r, base_layer.in_features) / base_layer.in_features**0.5)
+        self.B = nn.Parameter(torch.zeros(base_layer.out_features, r))
+        self.scaling = lora_alpha / r
+
+    def forward(self, x):
+        return self.base_layer(x) + self.scaling * (x @ self.A.T @ self.B.T)
