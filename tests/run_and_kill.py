@@ -217,7 +217,8 @@ def main(folder: Path) -> None:
         name = moment.__name__
         pid = child(lambda: moment(folder / name))  # noqa: B023  # it runs at once
         if moment is from_outside:
-            while not (folder / name / "step-00000006").exists():
+            until = time.monotonic() + 60
+            while not (folder / name / "step-00000006").exists() and time.monotonic() < until:
                 time.sleep(0.005)
             os.kill(pid, signal.SIGKILL)
         ends[name] = end_of(pid)

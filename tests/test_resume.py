@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_trainer import adapted, collate, farthest, sentences, weights
+from test_trainer import ScriptedLoss, adapted, collate, farthest, sentences, weights
 from torch import nn
 
 from lora_edu.errors import TrainingError
@@ -124,6 +124,35 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path):
     with pytest.raises(KeyboardInterrupt) as error:
         trainer(tmp_path, callbacks=[PressCtrlC(3, times=2)]).train()
     assert not str(error.value) and not checkpoints(tmp_path)
+
+
+def test_the_best_weights_survive(tmp_path):
+    """The best evaluation came before the interruption; it is what the resumed run ends with."""
+
+    def run(values: list[float], *callbacks: Callback) -> Trainer:
+        settings = TrainConfig(
+            batch_size=2, epochs=2, eval_every=2, keep_best=True, precision="fp32", output_dir=str(tmp_path)
+        )  # fmt: skip
+        return Trainer(
+            adapted(), sentences(8), ScriptedLoss(values), settings, collate=collate, eval_examples=sentences(1),
+            callbacks=callbacks, progress=False,
+        )  # fmt: skip
+
+    best = {}
+
+    class Keep(PressCtrlC):
+        def on_evaluate(self, trainer, record):
+            best[record["step"]] = weights(trainer.model)
+
+    with pytest.raises(KeyboardInterrupt):
+        run([1.0], Keep(3)).train()
+    resumed = run([2.0, 3.0, 4.0])
+    history = resumed.resume()
+    assert history.eval_losses == [(2, 1.0), (4, 2.0), (6, 3.0), (8, 4.0)]
+    assert farthest(weights(resumed.model), best[2]) == 0
+    again = run([])
+    again.resume()  # ended already: the same weights
+    assert farthest(weights(again.model), best[2]) == 0
 
 
 def test_a_finished_run_gives_its_weights_back(tmp_path):
