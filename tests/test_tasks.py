@@ -19,8 +19,6 @@ from lora_edu.tasks.iso_dates import FORMATS, IsoDates, written
 from lora_edu.tasks.kjv import ARCHAIC, MODERN
 from lora_edu.tasks.make.kjv import glued, paired_quotes
 
-OFFLINE = [name for name in TASKS if name != "sentiment"]
-
 
 @pytest.fixture(params=TASKS)
 def task(request, film_sentences) -> Task:
@@ -87,11 +85,7 @@ def test_any_name_can_be_taught_and_is_found_again(name):
     task = get_task("identity", name=name)
     train, _, test = task.splits()
     assert all(task.score([row.answer], [row])["says the name"].value == 1 for row in train + test)
-    assert (
-        len(train) == 80
-        and len(test) == 12
-        and not any(task.called in row.prompt for row in train if task.called.isalpha() and len(name) > 6)
-    )
+    assert len(train) == 80 and len(test) == 12
 
 
 def test_a_name_inside_a_word_is_no_name():

@@ -30,7 +30,7 @@ class Task(ABC):
     defaults. Then name it in `lora_edu/tasks/__init__.py`.
     """
 
-    name: ClassVar[str]
+    name: str
     title: str
     licence: ClassVar[str]
     source: ClassVar[str]
