@@ -1,6 +1,6 @@
 """Pure functions that draw: data in, SVG, PNG or a picture with alt text out. Nothing here computes or trains."""
 
-from lora_edu.plots.axes import Axes, decades, file_size, number, ticks
+from lora_edu.plots.axes import Axes, decades, file_size, number, percent, ticks
 from lora_edu.plots.canvas import Canvas
 from lora_edu.plots.palette import (
     BLUE,
@@ -41,5 +41,6 @@ __all__ = [
     "file_size",
     "heatmap",
     "number",
+    "percent",
     "ticks",
 ]

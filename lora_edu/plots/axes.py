@@ -111,6 +111,15 @@ def number(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}g}".replace("-", "−")
 
 
+def percent(share: float) -> str:
+    """A share as a person writes it: 117 %, 8.3 %, 0.25 %, and "< 0.01 %" for what is rounding."""
+    if share == 0 or not math.isfinite(share):
+        return "0 %" if share == 0 else number(share)
+    if abs(share) < 1e-4:
+        return "< 0.01 %"
+    return f"{100 * share:,.0f} %" if abs(share) >= 0.0995 else f"{100 * share:.2g} %"
+
+
 def file_size(count: float) -> str:
     """Bytes as B, KB, MB or GB (powers of 1,000), three significant digits."""
     for unit in ("B", "KB", "MB", "GB"):

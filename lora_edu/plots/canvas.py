@@ -15,7 +15,7 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from lora_edu.plots.palette import INK, ON_PAGE
+from lora_edu.plots.palette import INK, ON_PAGE, PAPER
 
 Point = tuple[float, float]
 
@@ -52,7 +52,7 @@ class Text:
     colour: str
     anchor: str  # start, middle or end
     bold: bool
-    upright: bool  # False: turned by 90 degrees, reading upwards
+    halo: bool  # a rim of paper, where text stands on lines
 
 
 @dataclass(frozen=True)
@@ -120,10 +120,10 @@ class Canvas:
         colour: str = INK,
         anchor: str = "start",
         bold: bool = False,
-        upright: bool = True,
+        halo: bool = False,
     ) -> None:
-        """One line of text; (x, y) is the end of its baseline that `anchor` names."""
-        self.items.append(Text((x, y), text, size, colour, anchor, bold, upright))
+        """One line of text; (x, y) is the end of its baseline that `anchor` names. `halo`: readable across lines."""
+        self.items.append(Text((x, y), text, size, colour, anchor, bold, halo))
 
     def image(self, x: float, y: float, w: float, h: float, pixels: np.ndarray, smooth: bool = False) -> None:
         """Pixels, (h, w) grey or (h, w, 3) colour, uint8, stretched over the box; each stays a square unless `smooth`."""
@@ -174,11 +174,11 @@ def _svg(item: Primitive) -> str:
             )
         case Text():
             (x, y) = item.at
-            turn = "" if item.upright else f' transform="rotate(-90 {_n(x)} {_n(y)})"'
+            halo = f'{_paint("stroke", PAPER)} stroke-width="4" paint-order="stroke"' if item.halo else ""
             weight = ' font-weight="600"' if item.bold else ""
             return (
                 f'<text x="{_n(x)}" y="{_n(y)}" font-size="{_n(item.size)}" text-anchor="{item.anchor}"'
-                f"{_paint('fill', item.colour)}{weight}{turn}>{escape(item.text)}</text>"
+                f"{_paint('fill', item.colour)}{weight}{halo}>{escape(item.text)}</text>"
             )
         case Raster():
             code = base64.b64encode(png_bytes(Image.fromarray(item.pixels), compress_level=1)).decode()

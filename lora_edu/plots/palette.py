@@ -28,6 +28,9 @@ ON_PAGE = {
 ON_PAPER = {INK: "#1a1a1a", MUTED: "#595959", RULE: "#b5b5b5", WASH: "#eeeeee", PAPER: "#ffffff"}
 
 
+LEVELS = 24
+
+
 def rgb(colour: str) -> tuple[int, int, int]:
     """Red, green and blue (0-255) of a role's name or of "#rrggbb", as a still picture shows it."""
     code = ON_PAPER.get(colour, colour)
@@ -35,7 +38,9 @@ def rgb(colour: str) -> tuple[int, int, int]:
 
 
 def heatmap(matrix: np.ndarray, limit: float | None = None) -> np.ndarray:
-    """The entries of a matrix as pixels: blue below zero, white at zero, vermilion above.
+    """The entries of a matrix as pixels: blue below zero, white at zero and nowhere else, vermilion above.
+
+    A sign has `LEVELS` shades: more cannot be told apart and make a picture of noise four times as large.
 
     Args:
         matrix: (m, n), any real dtype.
@@ -44,12 +49,23 @@ def heatmap(matrix: np.ndarray, limit: float | None = None) -> np.ndarray:
     Returns:
         (m, n, 3) uint8. Entries that are not numbers are grey.
     """
-    values = np.asarray(matrix, dtype=np.float64)
+    values = np.asarray(matrix, dtype=np.float32)
     finite = np.isfinite(values)
     if limit is None:
         limit = float(np.abs(values[finite]).max(initial=0.0))
-    share = np.clip(np.where(finite, values, 0.0) / (limit or 1.0), -1, 1)[..., None]
-    hue = np.where(share < 0, np.array(rgb(BLUE)), np.array(rgb(VERMILION)))
-    pixels = 255 + np.abs(share) * (hue - 255.0)
+    shade = np.where(finite, values, 0) * (LEVELS / (limit or 1.0))
+    # Away from zero, so that only zero is white; the 1e-5 keeps a value that is a whole shade at that shade.
+    shade = np.clip(np.trunc(shade + np.sign(shade) * (1 - 1e-5)), -LEVELS, LEVELS)
+    pixels = _SHADES[shade.astype(np.int8) + LEVELS]
     pixels[~finite] = 160
-    return pixels.round().astype(np.uint8)
+    return pixels
+
+
+def _shades() -> np.ndarray:
+    """The colours of shades −LEVELS … LEVELS: (2·LEVELS + 1, 3) uint8."""
+    share = np.arange(-LEVELS, LEVELS + 1)[:, None] / LEVELS
+    hue = np.where(share < 0, np.array(rgb(BLUE)), np.array(rgb(VERMILION)))
+    return (255 + np.abs(share) * (hue - 255.0)).round().astype(np.uint8)
+
+
+_SHADES = _shades()

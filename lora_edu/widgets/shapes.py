@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lora_edu.layers import LoRALinear
 from lora_edu.linalg import numerical_rank
-from lora_edu.plots import BLUE, GREEN, INK, MUTED, RULE, VERMILION, WASH, Axes, Canvas, heatmap, number, ticks
+from lora_edu.plots import BLUE, GREEN, INK, MUTED, RULE, VERMILION, WASH, Axes, Canvas, heatmap, number, percent, ticks
 from lora_edu.widgets.base import WIDTH, State, Widget, choice
 
 STEPS = 40
@@ -158,7 +158,7 @@ def _draw_matrices(canvas: Canvas, state: State, run: Run) -> None:
     canvas.text(
         8,
         208,
-        f"A and B hold r·(d_in + d_out) = {number(ours)} numbers, {number(100 * ours / full)} % of W₀'s; "
+        f"A and B hold r·(d_in + d_out) = {number(ours)} numbers, {percent(ours / full)} of W₀'s; "
         f"that stays below 100 % while r < {number(full / (d_in + d_out))}.",
         12,
         INK,
@@ -221,16 +221,12 @@ def _rank_of(run: Run, step: int) -> str:
 def _verdict(run: Run) -> str:
     """What the measurements say: silent or not, learning or not."""
     silent = run.output_change[0] == 0
-    voice = "silent at step 0" if silent else f"not silent: output off by {_percent(run.output_change[0])} at step 0"
+    voice = "silent at step 0" if silent else f"not silent: output off by {percent(run.output_change[0])} at step 0"
     if run.grad_A[0] == 0 and run.grad_B[0] == 0:
         return f"{voice}, and dead: nothing flows back, ever"
     if not math.isfinite(run.loss[-1]):
         return f"{voice}; learns, but here the steps are too long"
-    return f"{voice}; learns: the loss goes from {_percent(run.loss[0])} to {_percent(run.loss[-1])} of the base's"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2g} %" if abs(share) < 0.995 else f"{100 * share:,.0f} %"
+    return f"{voice}; learns: the loss goes from {percent(run.loss[0])} to {percent(run.loss[-1])} of the base's"
 
 
 def _in_words(state: State, run: Run) -> str:

@@ -1,0 +1,156 @@
+"""Chapter 00: an adapter is a dial on a model. Turn it and read the answers, and what they cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import ipywidgets
+
+from lora_edu.errors import DataError
+from lora_edu.plots import BLUE, CYCLE, DASHES, INK, MUTED, RULE, Axes, Canvas, number, ticks
+from lora_edu.plots.raster import font
+from lora_edu.widgets.base import WIDTH, State, Widget
+
+LINES = 2  # an answer longer than this many lines is cut
+
+
+@dataclass(frozen=True)
+class DialData:
+    """What was measured at each scale, so that the page answers at once.
+
+    Attributes:
+        scales: the adapter's scale, from small to large; 0 is the base model, 1 the adapter as trained.
+        prompts: what was asked.
+        answers: a list for each scale, with an answer for each prompt.
+        curves: name → a loss for each scale, in nats a token (lower is better).
+        base: the base model's fingerprint (`checkpoint.fingerprint`).
+        made_by: the command that makes this file again.
+    """
+
+    scales: list[float]
+    prompts: list[str]
+    answers: list[list[str]]
+    curves: Mapping[str, list[float]]
+    base: str
+    made_by: str
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        n = len(self.scales)
+        if n < 2 or list(self.scales) != sorted(set(self.scales)):
+            raise DataError(f"the dial needs two scales or more, rising: {self.scales}")
+        if len(self.answers) != n or any(len(each) != len(self.prompts) for each in self.answers):
+            raise DataError(f"the dial needs {len(self.prompts)} answers at each of {n} scales")
+        for name, values in self.curves.items():
+            if len(values) != n:
+                raise DataError(f"the curve {name!r} has {len(values)} values for {n} scales")
+
+    @classmethod
+    def read(cls, path: Path) -> DialData:
+        """Read what `write` wrote; DataError when a field is missing, unknown or does not fit the others."""
+        try:
+            return cls(**json.loads(Path(path).read_text("utf-8")))
+        except (OSError, json.JSONDecodeError, TypeError) as error:
+            raise DataError(f"{path} holds no dial data: {error}") from error
+
+    def write(self, path: Path) -> None:
+        Path(path).write_text(json.dumps(asdict(self), ensure_ascii=False, indent=1) + "\n", "utf-8")
+
+
+class AdapterDial(Widget):
+    """A slider on an adapter's scale, with stored answers, the measured losses, and (with `ask`) the reader's own question.
+
+    Chapter 00. `ask(prompt, scale) -> answer` runs the model; without it the widget needs no model at all.
+    """
+
+    title = "The adapter dial"
+    question = "At which scale is the style clearly there while the general loss has hardly risen?"
+    computes_on = ("scale",)
+
+    def __init__(self, data: DialData, ask: Callable[[str, float], str] | None = None) -> None:
+        self.data, self.ask = data, ask
+        self.own = ipywidgets.Text(placeholder="a sentence of your own", description="ask", layout={"width": "420px"})
+        self.button = ipywidgets.Button(description="Ask at this scale", tooltip="Runs the model: a few seconds")
+        self.reply = ipywidgets.HTML()
+        self.button.on_click(self._on_ask)
+        start = min(range(len(data.scales)), key=lambda i: abs(data.scales[i] - 1))
+        options = [(number(scale), scale) for scale in data.scales]
+        super().__init__(
+            scale=ipywidgets.SelectionSlider(
+                options=options, index=start, description="scale", layout={"width": "560px"}
+            )
+        )
+
+    def extras(self) -> list[ipywidgets.Widget]:
+        return [self.own, self.button, self.reply] if self.ask else []
+
+    def _on_ask(self, _: object) -> None:
+        from html import escape
+
+        with self.reported():
+            question, scale = self.own.value.strip(), self.controls["scale"].value
+            if question and self.ask:
+                answer = self.ask(question, scale)
+                self.reply.value = f"at scale {number(scale)}: <b>{escape(question)}</b> → {escape(answer)}"
+
+    def compute(self, state: State) -> int:
+        """Which of the stored scales this is."""
+        return self.data.scales.index(state["scale"])
+
+    def draw(self, state: State, result: int) -> Canvas:
+        data, at = self.data, result
+        top = 8
+        canvas = Canvas(WIDTH, 60 * len(data.prompts) + 250)
+        for prompt, answer in zip(data.prompts, data.answers[at]):
+            canvas.path([(8, top + 2), (8, top + 48)], stroke=BLUE, width=3)
+            canvas.text(20, top + 12, prompt, 12, MUTED)
+            for line, words in enumerate(_wrapped(answer or "(no answer)", 14, WIDTH - 30)):
+                canvas.text(20, top + 30 + 18 * line, words, 14, INK)
+            top += 60
+        _draw_losses(canvas, top + 34, data, at)
+        losses = ", ".join(f"{name} {number(values[at])}" for name, values in data.curves.items())
+        said = " ".join(f"“{p}” is answered “{a}”." for p, a in zip(data.prompts, data.answers[at]))
+        canvas.alt = (
+            f"At scale {number(state['scale'])}: {said} Loss in nats a token: {losses}; curves over all scales below."
+        )
+        return canvas
+
+
+def _draw_losses(canvas: Canvas, top: float, data: DialData, at: int) -> None:
+    values = [v for curve in data.curves.values() for v in curve]
+    low, high = min(values), max(values)
+    room = 0.08 * (high - low or 1)
+    axes = Axes(canvas, (40, top, 500, 150), (data.scales[0], data.scales[-1]), (max(0.0, low - room), high + room))
+    axes.frame(
+        ticks(data.scales[0], data.scales[-1], 6),
+        ticks(*axes.ylim),
+        "scale of the adapter",
+        "loss (nats a token; lower is better)",
+    )
+    for scale, name in ((0.0, "base"), (1.0, "as trained")):
+        if data.scales[0] <= scale <= data.scales[-1]:
+            canvas.path([(axes.x(scale), top), (axes.x(scale), top + 150)], stroke=RULE, width=1)
+            canvas.text(axes.x(scale) + 4, top + 10, name, 10, MUTED)
+    for row, (name, curve) in enumerate(data.curves.items()):
+        axes.line(data.scales, curve, CYCLE[row], width=2.5, dash=DASHES[row])
+        canvas.dot(axes.x(data.scales[at]), axes.y(curve[at]), 5, CYCLE[row], INK)
+        y = top + 24 + 50 * row
+        canvas.path([(560, y - 4), (590, y - 4)], stroke=CYCLE[row], width=2.5, dash=DASHES[row])
+        canvas.text(560, y + 14, name, 12)
+        canvas.text(598, y, number(curve[at]), 14, bold=True)
+    axes.rule_at(data.scales[at])
+
+
+def _wrapped(text: str, size: float, width: float) -> list[str]:
+    """The first LINES lines of a text that is `width` pixels wide at most; an ellipsis where it is cut."""
+    lines: list[str] = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font(size).getlength(longer) <= width or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines if len(lines) <= LINES else [*lines[: LINES - 1], f"{lines[LINES - 1]} …"]

@@ -1,0 +1,48 @@
+"""One of each widget with small data of its own, for the headless tests, the browser tests and the benchmark."""
+
+import math
+
+import torch
+
+from lora_edu.widgets import AdapterDial, DialData, MemoryBars, RankDirections, RankSlider, ShapesAndStarts
+
+
+def rank_slider(size: int = 320) -> RankSlider:
+    """A full-rank matrix and one of planted rank 6 beside the photograph."""
+    draw = torch.Generator().manual_seed(0)
+    full = torch.randn(size, size, generator=draw)
+    thin = torch.randn(size, 6, generator=draw) @ torch.randn(6, size, generator=draw)
+    return RankSlider({"a random matrix": full, "planted rank 6": thin})
+
+
+def dial_data() -> DialData:
+    """Invented answers and losses: this is a test of the widget, not of an adapter."""
+    scales = [-0.5, 0.0, 0.5, 1.0, 1.5, 2.0]
+    return DialData(
+        scales=scales,
+        prompts=["Rewrite: The man left early.", "What is the capital of France?"],
+        answers=[
+            [f"And it came to pass, {s} times, that the man arose and went forth. " * 4, f"Paris ({s})"] for s in scales
+        ],
+        curves={
+            "style": [3.9 - math.exp(-((s - 1) ** 2)) for s in scales],
+            "general text": [3.7 + 0.3 * s * s for s in scales],
+        },
+        base="0123456789abcdef",
+        made_by="a test",
+    )
+
+
+def ledger(size: str, r: int | None) -> dict[str, float]:
+    n = {"135M": 135e6, "7B": 6.7e9}[size]
+    trained = n if r is None else 2.2e-3 * n * r / 8
+    return {"weights": 4 * n, "gradients": 4 * trained, "optimiser": 8 * trained, "activations": 0.4 * n}
+
+
+MAKERS = {
+    "ShapesAndStarts": ShapesAndStarts,
+    "RankDirections": RankDirections,
+    "RankSlider": rank_slider,
+    "AdapterDial": lambda: AdapterDial(dial_data(), ask=lambda prompt, scale: f"{prompt} at {scale}"),
+    "MemoryBars": lambda: MemoryBars(ledger, ["135M", "7B"]),
+}

@@ -1,0 +1,207 @@
+"""What each widget claims, checked against the mathematics it draws."""
+
+import math
+
+import pytest
+import torch
+from every_widget import dial_data, ledger, rank_slider
+
+from lora_edu.errors import DataError
+from lora_edu.linalg import low_rank
+from lora_edu.widgets import AdapterDial, DialData, MemoryBars, RankDirections, RankSlider, ShapesAndStarts, Widget
+from lora_edu.widgets.directions import rank_one
+from lora_edu.widgets.ranks import SHOWN, photograph
+from lora_edu.widgets.shapes import STARTS, STEPS, start_and_train
+
+
+def drawing(widget: Widget) -> str:
+    return widget._image.value
+
+
+# ShapesAndStarts ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "start, silent, grad_A, grad_B",
+    [("B", True, False, True), ("A", True, True, False), ("both", True, False, False), ("neither", False, True, True)],
+)
+def test_starts_behave_as_chapter_03_says(start, silent, grad_A, grad_B):
+    run = start_and_train(24, 16, 4, 8, start)
+    assert (run.output_change[0] == 0) == silent
+    assert (run.grad_A[0] != 0) == grad_A
+    assert (run.grad_B[0] != 0) == grad_B
+    learns = grad_A or grad_B
+    assert (run.loss[-1] < 0.9 * run.loss[0]) == learns
+    if start == "B":  # law 4: after one step only B has moved
+        assert torch.equal(run.As[1], run.As[0]) and not torch.equal(run.Bs[1], run.Bs[0])
+        assert run.grad_A[1] > 0
+    if start == "both":
+        assert run.loss[-1] == run.loss[0] == pytest.approx(1.0)
+
+
+def test_doubling_alpha_quadruples_the_first_step():
+    """Law 4: with B = 0 the first SGD step is ΔW = −η s² G AᵀA, so s enters twice."""
+    one, two = start_and_train(12, 8, 3, 6, "B", steps=1), start_and_train(12, 8, 3, 12, "B", steps=1)
+    assert one.delta(0).abs().max() == 0 and one.delta(1).abs().max() > 0
+    torch.testing.assert_close(two.delta(1), 4 * one.delta(1))
+
+
+def test_rank_slider_follows_the_sides():
+    widget = ShapesAndStarts()
+    widget.controls["r"].value = 32
+    widget.controls["d_in"].value = 8
+    assert widget.controls["r"].max == widget.controls["r"].value == 8
+    assert widget.errors == []
+    widget.controls["d_in"].value = 64
+    assert widget.controls["r"].max == 48
+
+
+def test_a_run_that_blows_up_is_drawn_and_said():
+    widget = ShapesAndStarts()
+    widget.controls["alpha"].value = 32
+    widget.controls["r"].value = 1
+    widget.controls["step"].value = STEPS
+    assert "blew up" in drawing(widget)
+    assert widget.errors == []
+
+
+def test_every_start_has_its_own_verdict():
+    widget = ShapesAndStarts()
+    said = set()
+    for start in STARTS:
+        widget.controls["start"].value = start
+        said.add(widget.canvas().alt)
+    assert len(said) == 4
+
+
+# RankDirections -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("angle_a", [0, 35, 90, 210])
+@pytest.mark.parametrize("angle_b", [0, 100, 270])
+def test_a_decides_who_moves_and_b_where_to(angle_a, angle_b):
+    W0 = torch.tensor([[1.0, 0.5], [-0.2, 1.3]])
+    moved = rank_one(W0, angle_a, angle_b, 0.8)
+    torch.testing.assert_close(moved.after, moved.inputs @ (W0 + moved.delta).T, atol=1e-5, rtol=0)
+    move = moved.after - moved.before
+    assert torch.equal(move[-moved.deaf :], torch.zeros(moved.deaf, 2))
+    torch.testing.assert_close(moved.inputs[-moved.deaf :] @ moved.a, torch.zeros(moved.deaf), atol=1e-6, rtol=0)
+    across = torch.tensor([-moved.b[1], moved.b[0]])
+    torch.testing.assert_close(move @ across, torch.zeros(len(move)), atol=1e-6, rtol=0)
+    assert (move.norm(dim=1) > 0.1).sum() > 20
+    assert torch.linalg.matrix_rank(moved.delta) == 1
+
+
+def test_the_plane_says_rank_0_without_b_and_counts_entries():
+    widget = RankDirections()
+    assert "4 of its 4 entries are not zero, yet its rank is 1" in drawing(widget)
+    widget.controls["a"].value = widget.controls["b"].value = 0
+    assert "1 of its 4 entries are not zero, yet its rank is 1" in drawing(widget)
+    widget.controls["strength"].value = 0.0
+    assert "0 of its 4 entries are not zero, yet its rank is 0" in drawing(widget)
+    assert widget.errors == []
+
+
+# RankSlider -----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("r", [1, 6, 48])
+def test_reconstruction_error_and_bytes_are_those_of_the_whole_matrix(r):
+    widget = rank_slider(size=SHOWN + 40)
+    widget.controls["r"].value = r
+    for kept in widget._result():
+        M = kept.spectrum.matrix
+        best = low_rank(M, r)
+        assert kept.error == pytest.approx(float((M - best).norm() / M.norm()), abs=2e-6)
+        assert (kept.bytes_kept, kept.bytes_full) == (4 * r * sum(M.shape), 4 * M.numel())
+        rows, columns = kept.pixels.shape[:2]
+        torch.testing.assert_close(kept.spectrum.reconstruction(r), best[:rows, :columns], atol=1e-4, rtol=1e-4)
+
+
+def test_a_rank_above_a_small_matrix_keeps_it_whole():
+    widget = RankSlider({"tall": torch.randn(40, 8), "wide": torch.randn(16, 60)}, with_photograph=False)
+    widget.controls["r"].value = 16
+    tall, wide = widget._result()
+    assert (tall.r, wide.r) == (8, 16)
+    assert tall.error == wide.error == 0
+    assert "no saving" in drawing(widget)
+
+
+def test_columns_must_fit():
+    with pytest.raises(ValueError, match="4 columns do not fit"):
+        RankSlider({str(n): torch.eye(4) for n in range(3)})
+
+
+def test_the_photograph_is_a_picture():
+    picture = photograph()
+    assert picture.shape == (256, 256) and 0 <= float(picture.min()) < 0.1 and 0.9 < float(picture.max()) <= 1
+    assert float(picture.std()) > 0.15
+
+
+# AdapterDial ----------------------------------------------------------------------------------------------------------
+def test_the_dial_shows_the_answers_of_its_scale_and_marks_the_losses():
+    widget = AdapterDial(dial_data())
+    assert widget.state["scale"] == 1.0
+    widget.controls["scale"].value = 2.0
+    assert "Paris (2.0)" in drawing(widget) and "Paris (1.0)" not in drawing(widget)
+    assert "4.9" in drawing(widget)  # 3.7 + 0.3 · 2²
+    assert "…" in drawing(widget)  # the long answer is cut
+    assert "general text 4.9" in widget.canvas().alt
+
+
+def test_the_reader_can_ask_at_a_scale():
+    asked = []
+    widget = AdapterDial(dial_data(), ask=lambda prompt, scale: asked.append((prompt, scale)) or "an <answer>")
+    widget.controls["scale"].value = 0.5
+    widget.button.click()
+    assert asked == []  # nothing typed, nothing asked
+    widget.own.value = "Who are you?"
+    widget.button.click()
+    assert asked == [("Who are you?", 0.5)]
+    assert "an &lt;answer&gt;" in widget.reply.value and "0.5" in widget.reply.value
+
+
+def test_a_failing_model_is_reported_by_the_dial():
+    def ask(prompt, scale):
+        raise RuntimeError("the model is not loaded")
+
+    widget = AdapterDial(dial_data(), ask=ask)
+    widget.own.value = "Hello"
+    widget.button.click()  # ipywidgets logs what a button's callback raises; it must not end there
+    assert "the model is not loaded" in widget._message.value and len(widget.errors) == 1
+
+
+def test_dial_data_survives_the_disk(tmp_path):
+    data = dial_data()
+    data.write(tmp_path / "dial.json")
+    assert DialData.read(tmp_path / "dial.json") == data
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"scales": [1.0]}, "two scales or more"),
+        ({"scales": [0.0, 0.0, 0.5, 1.0, 1.5, 2.0]}, "rising"),
+        ({"answers": [["only one"]] * 6}, "needs 2 answers at each of 6 scales"),
+        ({"curves": {"style": [1.0]}}, "the curve 'style' has 1 values for 6 scales"),
+    ],
+)
+def test_dial_data_that_does_not_fit_together_is_refused(change, message):
+    with pytest.raises(DataError, match=message):
+        DialData(**(vars(dial_data()) | change))
+
+
+def test_a_file_that_is_no_dial_is_named(tmp_path):
+    (tmp_path / "x.json").write_text('{"scales": [1]}')
+    with pytest.raises(DataError, match=r"x\.json holds no dial data"):
+        DialData.read(tmp_path / "x.json")
+
+
+# MemoryBars -----------------------------------------------------------------------------------------------------------
+def test_memory_bars_show_what_the_ledger_says():
+    widget = MemoryBars(ledger, ["135M", "7B"])
+    full = sum(ledger("135M", None).values())
+    assert f"{full / 1e9:.3g} GB" in drawing(widget)
+    widget.controls["size"].value, widget.controls["r"].value = "7B", 64
+    lora = ledger("7B", 64)
+    assert f"optimiser {lora['optimiser'] / 1e6:.3g} MB" in widget.canvas().alt
+    assert math.isclose(sum(widget._result().lora.values()), sum(lora.values()))
+
+
+def test_a_ledger_with_other_parts_is_refused():
+    with pytest.raises(ValueError, match=r"has the parts \['weights'\]"):
+        MemoryBars(lambda size, r: {"weights": 1.0}, ["7B"])
