@@ -6,12 +6,14 @@ Exit codes: 0 done, 1 failure (or a law broken), 2 wrong usage, 130 interrupted 
 from __future__ import annotations
 
 import sys
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
-from lora_edu.cli import setup
+from lora_edu.cli import setup, training, using
 from lora_edu.errors import LoRAEduError
 
 
@@ -25,7 +27,7 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except LoRAEduError as error:
+        except (LoRAEduError, OSError) as error:  # a full disk is nobody's bug either
             if ctx.obj["debug"]:
                 raise
             typer.secho(f"Error: {error}", fg="red", err=True)
@@ -52,12 +54,28 @@ def lora_edu() -> None:
     """A course on LoRA in which nothing is taken on trust, and the tools under it."""
 
 
-for command in setup.COMMANDS:
-    app.command()(command)
+COMMANDS: dict[str, Callable[..., None]] = {
+    "lab": setup.lab,
+    "demo": setup.demo,
+    "doctor": setup.doctor,
+    "laws": setup.laws,
+    "train": training.train,
+    "eval": using.evaluate,
+    "merge": using.merge,
+    "chat": using.chat,
+    "fetch": setup.fetch,
+}
+for name, command in COMMANDS.items():
+    app.command(name)(command)
+
+
+def _plain_warning(message: Warning | str, *_: Any) -> str:
+    return f"Warning: {message}\n"
 
 
 def main() -> None:
     """Entry point of `lora-edu` and `python -m lora_edu`."""
+    warnings.formatwarning = _plain_warning  # type: ignore[assignment]
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without ✓ prints ? and goes on

@@ -1,4 +1,4 @@
-"""The commands that set up and look around: lab, doctor, fetch, demo."""
+"""The commands that set up and look around: lab, demo, doctor, fetch, laws."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -94,4 +95,35 @@ def fetch(
         typer.echo(f"{thing}: {models.fetch() if thing is Fetchable.MODEL else sentiment.fetch()}")
 
 
-COMMANDS = (lab, doctor, fetch)
+def demo(
+    task: Annotated[str, typer.Option(help="The task of the demo.")] = "kjv",
+    model: Annotated[
+        str, typer.Option(help="The model; a folder or a name on the model hub will do.")
+    ] = "smollm2-135m",
+    out: Annotated[Path | None, typer.Option(help="Keep the adapter in this folder.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Test rows that are scored, before and after.")] = 40,
+    steps: Annotated[int | None, typer.Option(min=1, help="Train for so many steps instead of the recipe's.")] = None,
+) -> None:
+    """Fine-tune the real model, show before and after with an interval, save, reload and merge it: about three minutes.
+
+    Example: `lora-edu demo --out runs/demo`
+    """
+    from lora_edu.demo import demo as run
+
+    run(model, task, out, limit, steps)
+
+
+def laws(
+    file: Annotated[Path, typer.Argument(help="Python file with your own LoRA layer.")],
+    layer: Annotated[str | None, typer.Option("--class", help="The layer's class, where the file has several.")] = None,
+) -> None:
+    """Run the laws of LoRA against your own layer: which hold, which are broken, and what that usually means.
+
+    Exit code 1 when a law is broken. Example: `lora-edu laws my_lora.py`
+    """
+    from lora_edu.course.laws import run_laws
+
+    report = run_laws(file, layer)
+    typer.echo(str(report))
+    if not report.passed:
+        raise typer.Exit(1)
