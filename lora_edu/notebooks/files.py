@@ -13,6 +13,7 @@ from lora_edu.errors import NotebookError
 FOLDER = Path("notebooks")
 LEARNERS_FOLDER = Path("my_notebooks")
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+STAND_INS = {"image/png", "text/html"}  # what a widget leaves behind for a reader without a kernel: its picture, or its text
 _KEPT_CELL_METADATA = ("tags", "jupyter", "lora_edu")
 # One thread: the same digits on every machine with the same processor, and no fight with other runs. No progress bars:
 # they print timings. Nobody's progress file is touched.
@@ -87,7 +88,7 @@ def clean(notebook: NotebookNode) -> None:
         cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k in _KEPT_CELL_METADATA})
         for output in cell.get("outputs", ()):
             data = output.get("data", {})
-            if WIDGET_VIEW in data and "image/png" in data:
+            if WIDGET_VIEW in data and STAND_INS & data.keys():
                 del data[WIDGET_VIEW]
 
 

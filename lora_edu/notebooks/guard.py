@@ -13,7 +13,7 @@ import nbformat
 from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import NotebookNode
 
-from lora_edu.notebooks.files import WIDGET_VIEW
+from lora_edu.notebooks.files import STAND_INS, WIDGET_VIEW
 
 MAX_BYTES = 1_500_000
 MAX_LINES = 30
@@ -107,7 +107,7 @@ def _outputs(notebook: NotebookNode, kind: str) -> Iterator[str]:
             if output.output_type == "error" and "raises-exception" not in _tags_of(cell):
                 yield f"{name} ends in {output.ename}: mend it, or tag it raises-exception if the error is the lesson"
             if WIDGET_VIEW in output.get("data", {}):
-                picture = "image/png" in output.data
+                picture = STAND_INS & output.data.keys()
                 yield (
                     f"{name} keeps a widget view over its picture: `make notebooks` takes it out"
                     if picture
