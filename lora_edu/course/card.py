@@ -8,7 +8,7 @@ import html
 import re
 from typing import Any
 
-SIGNS = {"right": "✓", "wrong": "✗", "open": "○", "ask": "?", "note": "·"}
+SIGNS = {"right": "✓", "wrong": "✗", "open": "○", "ask": "?"}
 _EDGES = {
     "right": "var(--jp-success-color1, #2e7d32)",
     "wrong": "var(--jp-warn-color1, #b26a00)",
@@ -44,7 +44,7 @@ def number(value: float) -> str:
 class Card:
     """Text and HTML of one message. `print` shows the text; as a cell's last value it shows itself.
 
-    Args: text: plain text, also `str(card)`. body: its HTML (default: the text). kind: one of `SIGNS`.
+    Args: text: plain text, also `str(card)`. body: its HTML (default: the text). kind: one of `SIGNS`, or "note".
     """
 
     def __init__(self, text: str, body: str | None = None, kind: str = "note") -> None:

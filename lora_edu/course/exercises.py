@@ -249,4 +249,4 @@ def hint(id: str) -> Card:
         )
     rest = len(this.hints) - step
     more = f" ({rest} more: run the cell again.)" if rest else " (This was the last one; after it, the solution.)"
-    return Card(f"· Hint {step} of {len(this.hints)}: {this.hints[step - 1]}{more}")
+    return Card(f"Hint {step} of {len(this.hints)}: {this.hints[step - 1]}{more}")

@@ -78,11 +78,7 @@ class LawReport(Card):
         self.name, self.results = name, results
         judged = [result for result in results if result.status != "skipped"]
         held = sum(result.status == "holds" for result in judged)
-        verdict = (
-            f"{name}: {held} of {len(judged)} laws judged hold."
-            if self.passed
-            else f"{name}: {len(self.broken)} of {len(judged)} laws judged are broken."
-        )
+        verdict = f"{name}: {held} of the {len(judged)} laws that could be judged hold."
         text, parts = [verdict], [f"<b>{inline(verdict)}</b>"]
         for result in results:
             head, *rest = result.lines()

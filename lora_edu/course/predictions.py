@@ -49,9 +49,10 @@ class Question:
         return f"{number(answer)} {self.unit}".strip()
 
     def margin(self) -> str:
-        if self.within is not None:
-            return f"within {number(self.within)} {self.unit}".strip()
-        return f"within {number(100 * self.tolerance)} %"
+        if self.within is None:
+            return f"within {number(100 * self.tolerance)} % of what is measured"
+        unit = ("point" if self.within == 1 else "points") if self.unit == "%" else self.unit
+        return f"at most {number(self.within)} {unit}".strip() + " from what is measured"
 
     def is_right(self, answer: Answer, measured: Answer) -> bool:
         if isinstance(answer, str) or isinstance(measured, str):
@@ -77,7 +78,7 @@ class Prediction(Card):
         how = "Choose one" if choices else f"Give a number{' in ' + question.unit if question.unit else ''}"
         todo = f"{how} and lock it before you run the next cell."
         if not choices:
-            todo += f" It counts as right {question.margin()} of what is measured."
+            todo += f" It counts as right if it is {question.margin()}."
         if locked is not None:
             todo = f"Your locked answer: {question.say(locked['answer'])}"
         lines = [f"Your prediction: {question.text}", *(f"  {choice}" for choice in choices), todo]
@@ -89,30 +90,33 @@ class Prediction(Card):
     def form(self) -> Any:
         import ipywidgets as widgets
 
+        from lora_edu.course import forms
+
         question, locked = self.question, store.get("predictions", self.question.id)
         body = f"<b>{SIGNS['ask']} Your prediction.</b> {inline(question.text)}"
-        options = [(f"{letter(i)}) {option}", option) for i, option in enumerate(question.options)]
         value = locked["answer"] if locked else None
         self.choice: Any
-        wide = widgets.Layout(width="auto", max_width="46em")
-        if options:
-            value = value if value in question.options else None
-            self.choice = widgets.RadioButtons(options=options, value=value, layout=wide)
+        if question.options:
+            options = [(f"{letter(i)}) {option}", option) for i, option in enumerate(question.options)]
+            self.choice = forms.choices(options, value if value in question.options else None)
         elif question.between:
             low, high = question.between
-            self.choice = widgets.FloatSlider(
-                value=low if value is None else value, min=low, max=high, step=(high - low) / 100, layout=wide,
-                description="Your answer", readout_format=".3g",
-            )  # fmt: skip
+            start = low if value is None else value
+            step, layout = (high - low) / 100, widgets.Layout(width="32em")
+            self.choice = widgets.FloatSlider(start, min=low, max=high, step=step, readout_format=".3g", layout=layout)
         else:
-            self.choice = widgets.FloatText(value=value or 0.0, description="Your answer")
-        row = [self.choice] if options else [widgets.HBox([self.choice, widgets.Label(question.unit)])]
+            self.choice = widgets.FloatText(value or 0.0, layout=widgets.Layout(width="18em"))
+        row = self.choice
+        if not question.options:
+            body += f"<br><i>It counts as right if it is {question.margin()}.</i>"
+            self.choice.description = "Your answer"
+            row = widgets.HBox([self.choice, widgets.Label(question.unit)])
         self.button = widgets.Button(description="Lock my answer", tooltip="Lock my answer", icon="lock")
         self.status = widgets.HTML()
         self.button.on_click(self._lock)
         if locked:
             self._show_locked(locked["answer"])
-        return widgets.VBox([widgets.HTML(panel(body, "ask")), *row, self.button, self.status])
+        return forms.form(widgets.HTML(panel(body, "ask")), row, self.button, self.status)
 
     def _lock(self, _button: Any) -> None:
         if self.choice.value is None:

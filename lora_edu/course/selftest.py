@@ -98,20 +98,22 @@ class QuizCard(Card):
     def form(self) -> Any:
         import ipywidgets as widgets
 
+        from lora_edu.course import forms
+
         self.summary = widgets.HTML()
         self.rows = [self._row(position, item) for position, item in enumerate(self.items, 1)]
         self._summarise()
         title = widgets.HTML(panel(f"<b>{SIGNS['ask']} Self-test: {inline(self.quiz.title)}</b>", "ask"))
-        return widgets.VBox([title, *self.rows, self.summary])
+        return forms.form(title, *self.rows, self.summary)
 
     def _row(self, position: int, item: Item) -> Any:
         import ipywidgets as widgets
 
+        from lora_edu.course import forms
+
         source = f" (chapter {item.id[:2]})" if item.id in self.quiz.revisit else ""
         options = [(f"{letter}) {option.text}", option) for letter, option in item.shuffled()]
-        choice = widgets.RadioButtons(
-            options=options, value=None, layout=widgets.Layout(width="auto", max_width="46em")
-        )
+        choice = forms.choices(options)
         button = widgets.Button(description=f"Check {position}", tooltip=f"Check question {position}", icon="check")
         answer = widgets.HTML()
 

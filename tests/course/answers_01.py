@@ -32,6 +32,24 @@ def changed_stub(b, a):
     pass
 
 
+def rank_for(S, shape, budget):
+    m, n = shape
+    r = min(budget // (4 * (m + n)), m, n)
+    return r, float((S[r:].square().sum() / S.square().sum()).sqrt())
+
+
+def rank_for_stub(S, shape, budget):
+    raise NotImplementedError
+
+
+def with_rank(rank):
+    return lambda S, shape, budget: (rank(*shape, budget), rank_for(S, shape, budget)[1])
+
+
+def with_error(error):
+    return lambda S, shape, budget: (rank_for(S, shape, budget)[0], error(S, rank_for(S, shape, budget)[0]))
+
+
 ANSWERS = {
     "01.1": Answers(
         RIGHT,
@@ -67,6 +85,27 @@ ANSWERS = {
             "the adapter's own numbers": lambda b, a: len(a) + len(b),
             "the diagonal alone": lambda b, a: min(len(a), len(b)),
             "nothing is returned": lambda b, a: print(end=""),
+        },
+    ),
+    "01.4": Answers(
+        rank_for,
+        rank_for_stub,
+        {
+            "bytes taken for numbers": with_rank(lambda m, n, budget: budget // (m + n)),
+            "overspent": with_rank(lambda m, n, budget: -(-budget // (4 * (m + n)))),
+            "room for one more": with_rank(lambda m, n, budget: budget // (4 * (m + n)) - 1),
+            "more directions than the matrix has": with_rank(lambda m, n, budget: budget // (4 * (m + n))),
+            "only one of the two factors": with_rank(lambda m, n, budget: min(budget // (4 * m), m, n)),
+            "whole matrices counted": with_rank(lambda m, n, budget: budget // (4 * m * n)),
+            "the square root is missing": with_error(lambda S, r: S[r:].square().sum() / S.square().sum()),
+            "the energy kept": with_error(lambda S, r: (S[:r].square().sum() / S.square().sum()).sqrt()),
+            "the share kept": with_error(lambda S, r: S[:r].square().sum() / S.square().sum()),
+            "not divided by the whole": with_error(lambda S, r: S[r:].square().sum().sqrt()),
+            "not squared": with_error(lambda S, r: S[r:].sum() / S.sum()),
+            "one singular value too few": with_error(
+                lambda S, r: (S[r + 1 :].square().sum() / S.square().sum()).sqrt()
+            ),
+            "not a pair": lambda S, shape, budget: rank_for(S, shape, budget)[0],
         },
     ),
 }

@@ -16,7 +16,7 @@ MATRICES = {
 
 @register(
     "01.1",
-    title="Three matrices, three ranks",
+    title="Three matrices by rank",
     stars=1,
     minutes=4,
     task=f"Give the rank of three {SIDE} × {SIDE} matrices, from your head: the identity, one filled row over zeros, and all ones.",
@@ -131,3 +131,58 @@ def changed_entries(count: Callable[[torch.Tensor, torch.Tensor], int]) -> None:
         }
         detail = f"b of {rows} with {rows - filled_b} zeros and a of {columns} with {columns - filled_a} zeros: {float(got):g} instead of {want}"
         raise Wrong(bugs.get(int(float(got)), "a wrong count"), detail)
+
+
+@register(
+    "01.4",
+    title="A rank for a budget",
+    stars=2,
+    minutes=10,
+    task="Write `rank_for(S, shape, budget)`. S holds the singular values of a matrix of this shape (m, n), large to small. Return (r, error): the largest "
+    "rank whose two factors, m × r and r × n in fp32, fit into `budget` bytes, and the relative error that is left when the matrix is cut to that rank.",
+    wants="rank_for",
+    shows="The budget buys r = budget / (4 (m + n)) directions; what they miss is √(sum of the squares left out / sum of all squares).",
+    hints=(
+        "Two factors of rank r hold r·m + r·n numbers, and an fp32 number takes 4 bytes.",
+        "The largest r that fits is `budget // (4 * (m + n))`. A matrix has no more than min(m, n) directions: r stops there.",
+        "`S[r:]` are the singular values left out. The error is `(S[r:].square().sum() / S.square().sum()).sqrt()`.",
+    ),
+)
+def rank_for(choose: Callable[[torch.Tensor, tuple[int, int], int], tuple[int, float]]) -> None:
+    rng = generator()
+    for (m, n), r in [((40, 24), 3), ((18, 30), 7), ((12, 12), 12)]:
+        S = torch.linalg.svdvals(torch.randn(m, n, generator=rng) * torch.linspace(3, 0.2, n))
+        # One number short of the next rank; where every direction fits, room for twice as many.
+        budget = 4 * (r + 1) * (m + n) - 4 if r < min(m, n) else 8 * r * (m + n)
+        got = attempt(choose, S, (m, n), budget)
+        if not isinstance(got, tuple | list) or len(got) != 2:
+            raise Wrong("not a pair", f"`rank_for` should return (r, error); it returned {type(got).__name__}")
+        rank, error = (float(value) for value in got)
+        room = f"{m} × {n} and {budget:,} bytes"
+        if rank != r:
+            bugs: dict[float, str] = {
+                budget // (m + n): "bytes taken for numbers",
+                r + 1: "the budget is overspent",
+                r - 1: "there was room for one more direction",
+                2 * r: "more directions than the matrix has",
+                min(budget // (4 * m), m, n): "only one of the two factors counted",
+                min(budget // (4 * n), m, n): "only one of the two factors counted",
+                budget // (4 * m * n): "whole matrices counted, and not their factors",
+            }
+            raise Wrong(bugs.get(rank, "another rank"), f"{room} give rank {r}; you returned {rank:g}")
+        squares = S.square()
+        left, total = squares[r:].sum(), squares.sum()
+        want = float((left / total).sqrt())
+        if abs(error - want) <= 1e-4:
+            continue
+        slips = {
+            "the square root is missing": left / total,
+            "the energy kept and not the error": ((total - left) / total).sqrt(),
+            "the share kept and not the error": (total - left) / total,
+            "not divided by the whole": left.sqrt(),
+            "singular values not squared": S[r:].sum() / S.sum(),
+            "one singular value too few": (squares[r + 1 :].sum() / total).sqrt(),
+            "one singular value too many": (squares[r - 1 :].sum() / total).sqrt(),
+        }
+        bug = next((name for name, value in slips.items() if abs(float(value) - error) < 1e-5), "a wrong error")
+        raise Wrong(bug, f"{room}: rank {r} is right, and leaves an error of {want:.4f}; you returned {error:.4f}")

@@ -1,0 +1,74 @@
+"""Predictions and self-tests in a real JupyterLab: answered from the keyboard, readable, and no option covers another."""
+
+from itertools import pairwise
+
+import nbformat
+import pytest
+from lab import CHROMIUM_FLAGS, Lab, chromium, jupyterlab
+from nbformat.v4 import new_code_cell, new_notebook
+
+pytestmark = pytest.mark.browser
+
+LONG = "a long option, " * 12
+CELLS = [
+    "from lora_edu.course import predict, quiz, reveal",
+    f"predict('03-x', 'Which one?', ['the first', {LONG!r}, 'the third'])",
+    "reveal('03-x', 'the first', misconceptions={'the third': 'The third is a mistake with a name.'})",
+    "predict('03-n', 'How much?', unit='GB', between=(0, 10))",
+    "quiz('03')",
+]
+
+
+@pytest.fixture
+def lab(tmp_path):
+    executable = chromium()
+    if executable is None:
+        pytest.skip("no Chromium is installed: `apt-get install chromium`, or install Google Chrome")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'"
+    )
+    root, scratch = tmp_path / "root", tmp_path / "jupyter"
+    root.mkdir()
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(new_notebook(cells=[new_code_cell(cell) for cell in CELLS], metadata=kernel), root / "forms.ipynb")
+    with jupyterlab(root, scratch) as address, playwright.sync_playwright() as driver:
+        chrome = driver.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
+        page = Lab(chrome, address, "forms.ipynb")
+        yield page
+        page.close()
+        chrome.close()
+
+
+def test_forms_are_answered_by_keyboard(lab):
+    lab.run_all()
+    page = lab.page
+    first, number, test = (page.locator(f".jp-Cell:nth-of-type({n})") for n in (2, 4, 5))
+    page.get_by_text("No prediction was locked").wait_for()
+
+    boxes = [box for label in first.locator("label").all() if (box := label.bounding_box())]
+    assert len(boxes) == 3 and boxes[1]["height"] > 1.8 * boxes[0]["height"]  # the long one wraps …
+    assert all(above["y"] + above["height"] <= below["y"] for above, below in pairwise(boxes))  # … and covers none
+
+    first.locator("input[type=radio]").nth(2).focus()
+    page.keyboard.press("Space")
+    first.get_by_role("button", name="Lock my answer").focus()
+    page.keyboard.press("Enter")
+    first.get_by_text("Locked: c) the third").wait_for()
+    assert first.locator("input[type=radio]").nth(0).is_disabled()
+
+    number.locator(".noUi-handle").focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    number.get_by_role("button", name="Lock my answer").focus()
+    page.keyboard.press("Enter")
+    number.get_by_text("Locked: 0.3 GB").wait_for()
+
+    test.locator("input[type=radio]").nth(0).focus()
+    page.keyboard.press("Space")
+    test.get_by_role("button", name="Check 1").focus()
+    page.keyboard.press("Enter")
+    test.get_by_text("1 of 7 answered").wait_for()
+
+    lab.run_all()
+    page.get_by_text("The third is a mistake with a name.", exact=False).last.wait_for()
+    assert lab.shown_errors() == [] and lab.errors == []
