@@ -231,6 +231,16 @@ def test_a_widget_view_without_a_picture_is_left_for_the_guard():
     assert WIDGET_VIEW in last(notebook).outputs[0].data
 
 
+def test_text_that_stands_in_for_a_form_is_enough():
+    """A prediction's form leaves its question and answer behind as HTML."""
+    notebook = sound_chapter()
+    data = last(notebook).outputs[0].data
+    data.pop("image/png")
+    data.update({WIDGET_VIEW: {"model_id": "1"}, "text/html": "<b>locked</b>"})
+    clean(notebook)
+    assert set(data) == {"text/plain", "text/html"}
+
+
 def test_fresh_copies_once_and_never_over_work(executed, tmp_path):
     path = executed[0]
     copied = fresh("99", folder=path.parent, target=tmp_path / "mine")

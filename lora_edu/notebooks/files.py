@@ -13,7 +13,10 @@ from lora_edu.errors import NotebookError
 FOLDER = Path("notebooks")
 LEARNERS_FOLDER = Path("my_notebooks")
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
-STAND_INS = {"image/png", "text/html"}  # what a widget leaves behind for a reader without a kernel: its picture, or its text
+STAND_INS = {
+    "image/png",
+    "text/html",
+}  # what a widget leaves behind for a reader without a kernel: its picture, or its text
 _KEPT_CELL_METADATA = ("tags", "jupyter", "lora_edu")
 # One thread: the same digits on every machine with the same processor, and no fight with other runs. No progress bars:
 # they print timings. Nobody's progress file is touched.

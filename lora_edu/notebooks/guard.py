@@ -55,6 +55,12 @@ def guard(path: Path) -> list[str]:
     return [f"{path.name}: {fault}" for fault in faults]
 
 
+def checked_exercises(notebook: NotebookNode) -> set[str]:
+    """The ids ("03.2") of the exercises that a notebook calls `check` for."""
+    trees = filter(None, (_parse(cell.source) for _, cell in _code(notebook)))
+    return {exercise for tree in trees for exercise in _checked(tree)}
+
+
 def _faults(notebook: NotebookNode) -> Iterator[str]:
     kind = notebook.metadata.get("lora_edu", {}).get("kind")
     if kind not in MIN_COMPARED:
@@ -163,7 +169,7 @@ def _parts(notebook: NotebookNode) -> Iterator[str]:
     predictions = sum(call == "predict" for tree in trees for call in _calls(tree))
     if predictions not in PREDICTIONS:
         yield f"has {predictions} predictions; {PREDICTIONS.start} to {PREDICTIONS.stop - 1} are wanted"
-    exercises = {exercise for tree in trees for exercise in _checked(tree)}
+    exercises = checked_exercises(notebook)
     if len(exercises) < MIN_EXERCISES:
         yield f"has {len(exercises)} exercises with a check; {MIN_EXERCISES} or more are wanted"
 

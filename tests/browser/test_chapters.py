@@ -7,16 +7,14 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from every_widget import MAKERS
 from lab import CHROMIUM_FLAGS, Lab, chromium, jupyterlab
 from nbformat.v4 import new_code_cell, new_notebook
 
+SAMPLES = Path(__file__).parents[1] / "every_widget.py"
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 pytestmark = pytest.mark.browser
 
-# One cell a widget; the chapters that show them come on top.
-EVERY_WIDGET = [
-    "from lora_edu.widgets import ShapesAndStarts\nShapesAndStarts()",
-]
 BROKEN = """import ipywidgets
 from lora_edu.plots import Canvas
 from lora_edu.widgets import Widget
@@ -52,7 +50,9 @@ def address(browser, tmp_path_factory):
     root, scratch = tmp_path_factory.mktemp("root"), tmp_path_factory.mktemp("jupyter")
     if NOTEBOOKS.exists():
         shutil.copytree(NOTEBOOKS, root, dirs_exist_ok=True)
-    for name, cells in {"every_widget": EVERY_WIDGET, "broken": [BROKEN]}.items():
+    shutil.copy(SAMPLES, root)
+    one_each = [f"from every_widget import MAKERS\nMAKERS['{name}']()" for name in MAKERS]
+    for name, cells in {"one_each": one_each, "broken": [BROKEN]}.items():
         kernel = {
             "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
         }  # or JupyterLab asks
@@ -70,12 +70,12 @@ def screenshots(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("notebook", ["every_widget.ipynb", *CHAPTERS])
+@pytest.mark.parametrize("notebook", ["one_each.ipynb", *CHAPTERS])
 def test_every_control_moves_its_picture_by_keyboard(notebook, browser, address, screenshots):
     with opened(browser, address, notebook) as lab:
         lab.run_all()
         widgets = lab.widgets()
-        assert len(widgets) >= (len(EVERY_WIDGET) if notebook == "every_widget.ipynb" else 1)
+        assert len(widgets) >= (len(MAKERS) if notebook == "one_each.ipynb" else 1)
         for theme in ("light", "dark"):
             lab.set_theme(theme)
             for number, widget in enumerate(widgets):
