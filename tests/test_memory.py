@@ -1,0 +1,141 @@
+"""The ledger: predictions against what a real step allocates and a real file weighs."""
+
+import pytest
+import torch
+from conftest import make_tiny_llama
+from safetensors.torch import save_file
+
+from lora_edu import checkpoint, memory
+from lora_edu.adapters import inject, set_adapter
+from lora_edu.config import LoRAConfig
+from lora_edu.errors import ConfigError
+from lora_edu.memory import measure, megabytes, predict, safetensors_bytes, sketch
+
+B, T = 2, 24
+ADAPTERS = {
+    "full fine-tuning": None,
+    "all-linear": LoRAConfig(r=2),
+    "q and v": LoRAConfig(r=2, target_modules=["q_proj", "v_proj"]),
+    "one of the MLP": LoRAConfig(r=3, target_modules=["up_proj"]),
+    "dropout": LoRAConfig(r=2, lora_dropout=0.1),
+    "embedding": LoRAConfig(r=2, target_modules=["embed_tokens", "q_proj"]),
+    "modules_to_save": LoRAConfig(r=2, target_modules=["v_proj"], modules_to_save=["lm_head"]),
+}
+
+
+def batch(padded: bool) -> tuple[dict[str, torch.Tensor], int]:
+    """B rows of T tokens, 8 of each answered, the second row shorter if padded; and the number of answer tokens."""
+    ids = torch.randint(1, 32, (B, T), generator=torch.Generator().manual_seed(0))
+    labels, mask = ids.clone(), torch.ones_like(ids)
+    labels[:, : T - 8] = -100
+    if padded:
+        labels[1, -2:], mask[1, -2:] = -100, 0
+    return {"input_ids": ids, "labels": labels, "attention_mask": mask}, int((labels[:, 1:] != -100).sum())
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {},
+        {"padded": True},
+        {"autocast": True},
+        {"gradient_checkpointing": True},
+        {"dtype": torch.bfloat16},
+        {"dtype": torch.float64},
+        {"dtype": torch.bfloat16, "gradient_checkpointing": True},
+    ],
+    ids=lambda setting: ", ".join(str(value).removeprefix("torch.") if key == "dtype" else key for key, value in setting.items()) or "fp32",
+)  # fmt: skip
+def test_predicted_equals_measured(adapter, setting):
+    model = make_tiny_llama(dtype=setting.get("dtype", torch.float32))
+    if ADAPTERS[adapter]:
+        inject(model, ADAPTERS[adapter])
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    padded = setting.get("padded", False)
+    rows, answers = batch(padded)
+    how = {key: value for key, value in setting.items() if key in ("autocast", "gradient_checkpointing")}
+    found = measure(model, rows, **how)
+    worked_out = predict(model, B, T, answer_tokens=answers, padded=padded, **how)
+    for entry in ("weights", "gradients", "optimizer", "trainable", "parameters", "file"):
+        assert getattr(worked_out, entry) == getattr(found, entry) > 0, entry
+    assert worked_out.activations == pytest.approx(found.activations, rel=0.03)
+    assert sum(worked_out.parts.values()) == worked_out.activations
+    for name, p in model.named_parameters():  # measuring is a real step, and changes nothing
+        assert torch.equal(p, before[name]) and p.grad is None
+    assert not model.training and not model.is_activation_checkpointing
+
+
+@pytest.mark.parametrize("adapter", ["all-linear", "embedding", "modules_to_save", None])
+def test_file_size_is_exact(tmp_path, adapter):
+    model = make_tiny_llama(dtype=torch.bfloat16, tied=adapter is None)
+    if adapter is None:
+        model.save_pretrained(tmp_path)
+        file = tmp_path / "model.safetensors"
+    else:
+        inject(model, ADAPTERS[adapter])
+        file = checkpoint.save(model, tmp_path) / "adapter_model.safetensors"
+    assert memory.file_bytes(model) == file.stat().st_size
+
+
+def test_safetensors_size_of_mixed_types(tmp_path):
+    tensors = {
+        "ä": torch.zeros(3, dtype=torch.float64),
+        "b": torch.zeros(5, 1, dtype=torch.int8),
+        "a": torch.tensor(1.5),
+    }
+    save_file(tensors, tmp_path / "x", metadata={"k": "v"})
+    assert safetensors_bytes(tensors, {"k": "v"}) == (tmp_path / "x").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "tensors"),
+    [("smollm2-135m", 134_515_008, 30 * 9 + 2), ("llama-2-7b", 6_738_415_616, 32 * 9 + 3)],
+)
+def test_models_that_are_too_large_to_build(name, parameters, tensors):
+    full = predict(name, 1, 512, dtype=torch.bfloat16)
+    lora = predict(name, 1, 512, lora=LoRAConfig(r=8), dtype=torch.bfloat16)
+    assert full.parameters == full.trainable == parameters
+    assert full.weights == full.gradients == 2 * parameters
+    assert full.optimizer == 2 * 2 * parameters + 4 * tensors
+    assert lora.gradients == 4 * lora.trainable and lora.optimizer < full.optimizer / 50
+    assert lora.activations > 0.8 * full.activations, "what is remembered does not shrink with what trains"
+    checkpointed = predict(name, 1, 512, lora=LoRAConfig(r=8), dtype=torch.bfloat16, gradient_checkpointing=True)
+    assert checkpointed.activations < lora.activations / 4
+    assert next(sketch(name).parameters()).device.type == "meta"
+
+
+def test_only_what_speaks_and_trains_counts():
+    model = inject(inject(make_tiny_llama(), LoRAConfig(r=2), "one"), LoRAConfig(r=4), "two")
+    both, two = predict(model, B, T).parts["A x"], 2 * 7 * B * T * 4 * 4
+    assert both == two
+    set_adapter(model, ["one", "two"])
+    rows, answers = batch(padded=False)
+    found, worked_out = measure(model, rows), predict(model, B, T, answer_tokens=answers)
+    assert worked_out.activations == pytest.approx(found.activations, rel=0.03)
+
+
+def test_sgd_has_no_state():
+    assert predict("smollm2-135m", 1, 8, optimizer="sgd").optimizer == 0
+
+
+def test_what_cannot_be_predicted_is_named():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    with pytest.raises(ConfigError, match=r"GPT2LMHeadModel is not Llama-shaped.*measure\(\) counts them"):
+        predict(GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=16)), 1, 8)
+    with pytest.raises(ConfigError, match="No shape is called 'llama-9'"):
+        predict("llama-9", 1, 8)
+    with pytest.raises(ConfigError, match="already says itself what trains"):
+        predict(make_tiny_llama(), 1, 8, lora=LoRAConfig())
+    with pytest.raises(ConfigError, match="optimiser 'adam8bit'"):
+        predict("smollm2-135m", 1, 8, optimizer="adam8bit")
+
+
+def test_readable():
+    ledger = predict("llama-2-7b", 1, 512, dtype=torch.bfloat16)
+    text, html = str(ledger), ledger._repr_html_()
+    assert "13.5 GB" in text and "100.00%" in text and "residual stream" in text
+    assert html.startswith("<table>") and html.count("<tr>") == len(text.splitlines())
+    assert [megabytes(size) for size in (12, 9_770_000, 538_000_000, 27e9)] == ["12 B", "9.77 MB", "538 MB", "27 GB"]
+    assert set(ledger.to_dict()) >= {"weights", "gradients", "optimizer", "activations", "parts"}
