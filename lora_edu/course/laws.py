@@ -20,7 +20,9 @@ from torch import nn
 
 from lora_edu.course.card import SIGNS, Card, inline
 from lora_edu.course.lawbook import forward, keeping, training
-from lora_edu.course.lawbook.probe import SQUARE, WIDE, Case, Finding, LawBroken, NotJudged, Subject
+from lora_edu.course.lawbook.common import double
+from lora_edu.course.lawbook.diagnosis import explain, measure
+from lora_edu.course.lawbook.probe import SQUARE, WIDE, Finding, LawBroken, NotJudged, Subject
 from lora_edu.errors import LoRAEduError
 
 LAWS = {
@@ -118,39 +120,44 @@ def run_laws(target: Any, class_name: str | None = None) -> LawReport:
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         try:
             subject = Subject(layer_class)
-        except LawBroken as broken:
+        except Exception as error:
+            finding = error.finding if isinstance(error, LawBroken) else _unforeseen(error)
             skipped = tuple(
                 LawResult(n, title, skipped="the layer could not be taken apart") for n, (title, _) in LAWS.items()
             )
-            return LawReport(name, (LawResult(0, "The layer itself", (broken.finding,)), *skipped))
-        if finding := _cannot_answer(subject):
-            broken_2 = LawResult(2, LAWS[2][0], (finding,))
+            return LawReport(name, (LawResult(0, "The layer itself", (finding,)), *skipped))
+        if findings := _cannot_answer(subject):
             rest = {n: LawResult(n, title, skipped="forward does not run: see law 2") for n, (title, _) in LAWS.items()}
-            return LawReport(name, tuple((rest | {2: broken_2}).values()))
+            return LawReport(name, tuple((rest | {2: LawResult(2, LAWS[2][0], findings)}).values()))
         return LawReport(name, tuple(_judge(number, subject) for number in LAWS))
 
 
-def _cannot_answer(subject: Subject) -> Finding | None:
+def _cannot_answer(subject: Subject) -> tuple[Finding, ...]:
     """A forward that fails on a plain batch breaks law 2, and nothing else can be judged."""
     try:
         answer = subject.build(WIDE)(torch.ones(5, WIDE.n_in))
     except LawBroken as broken:
-        square = "; on a square layer it runs, and is wrong in silence" if _runs(subject, SQUARE) else ""
-        return Finding(broken.finding.what + square, broken.finding.means)
-    if not isinstance(answer, torch.Tensor):
-        return Finding(
-            f"`forward(x)` returned {type(answer).__name__}",
-            "a missing `return`" if answer is None else "a tensor is due",
-        )
-    return None
+        return (broken.finding, *_wrong_in_silence(subject))
+    if isinstance(answer, torch.Tensor):
+        return ()
+    means = "a missing `return`" if answer is None else "a tensor is due"
+    return (Finding(f"`forward(x)` returned {type(answer).__name__}", means),)
 
 
-def _runs(subject: Subject, case: Case) -> bool:
+def _wrong_in_silence(subject: Subject) -> tuple[Finding, ...]:
+    """Where the shapes do not fit on a rectangular layer, a square one often runs, and computes something else."""
     try:
-        subject.build(case)(torch.ones(5, case.n_in))
+        built = double(subject, SQUARE)
+        wrong = explain(built, measure(built, *subject.set_factors(built)))
     except LawBroken:
-        return False
-    return True
+        return ()
+    return (Finding(f"on a square layer no error appears, but {wrong.what}", wrong.means),) if wrong else ()
+
+
+def _unforeseen(error: Exception) -> Finding:
+    return Finding(
+        f"the check met {type(error).__name__}: {error}", "the layer does something the runner did not expect"
+    )
 
 
 def _judge(number: int, subject: Subject) -> LawResult:
@@ -169,11 +176,7 @@ def _judge(number: int, subject: Subject) -> LawResult:
         if not findings:
             return LawResult(number, title, skipped=str(reason))
     except Exception as error:  # a layer can surprise the runner in ways nobody foresaw: say where, and go on
-        findings.append(
-            Finding(
-                f"the check met {type(error).__name__}: {error}", "the layer does something the runner did not expect"
-            )
-        )
+        findings.append(_unforeseen(error))
     return LawResult(number, title, tuple(findings), tuple(remarks))
 
 

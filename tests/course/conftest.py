@@ -14,5 +14,7 @@ def own_progress(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "_unwritable", set())
     monkeypatch.setattr(exercises, "_given", {})
     monkeypatch.setattr(predictions, "_asked", {})
-    monkeypatch.setattr(exercises.secrets, "randbits", lambda bits: 0)  # a learner gets new inputs each time, a test the same
+    monkeypatch.setattr(
+        exercises.secrets, "randbits", lambda bits: 0
+    )  # a learner gets new inputs each time, a test the same
     return tmp_path

@@ -8,7 +8,16 @@ from kit import prove
 from torch import nn
 
 from lora_edu.course import check, exercise, hint, store
-from lora_edu.course.exercises import ExerciseError, NotAttempted, Wrong, attempt, exercises, is_blank, is_stub
+from lora_edu.course.exercises import (
+    ExerciseError,
+    NotAttempted,
+    Wrong,
+    attempt,
+    exercises,
+    is_blank,
+    is_stub,
+    register,
+)
 
 CHAPTERS = sorted({id[:2] for id in exercises()})
 ANSWERS = {
@@ -68,6 +77,16 @@ def test_unknown_exercise_and_wrong_call_say_what_there_is():
 @pytest.mark.parametrize("id", exercises())
 def test_a_strange_answer_is_wrong_and_never_an_exception(id, strange):
     assert check(id, strange).status == "wrong"
+
+
+def test_an_answer_nobody_foresaw_does_not_stop_the_notebook(monkeypatch):
+    monkeypatch.setattr("lora_edu.course.checks.ch03.close", lambda *_: 1 / 0)
+    assert "ZeroDivisionError" in str(check("03.4", ANSWERS["03.4"].solution))
+
+
+def test_an_exercise_has_one_home():
+    with pytest.raises(ExerciseError, match=r"03\.1"):
+        register("03.1", title="", stars=1, minutes=1, task="", wants="", shows="", hints=())(lambda x: None)
 
 
 def test_tries_are_counted_and_a_solved_exercise_stays_solved():

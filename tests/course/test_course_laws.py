@@ -11,6 +11,7 @@ from torch import nn
 from lora_edu.course import laws, run_laws
 from lora_edu.course.lawbook.common import CASES
 from lora_edu.course.lawbook.diagnosis import name_scale
+from lora_edu.course.lawbook.probe import guess
 from lora_edu.course.laws import LayerFileError
 from lora_edu.layers import LoRALinear
 
@@ -176,6 +177,82 @@ def test_no_two_scale_bugs_look_alike_in_a_case(case):
     assert name_scale(0.7 * s, case).startswith("a wrong scale")
 
 
+def test_a_transposed_product_is_also_named_where_it_is_silent():
+    class Transposed(Ten):
+        def forward(self, x):
+            return self.base_layer(x) + self.scaling * (x @ (self.B @ self.A))
+
+    report = laws(Transposed)
+    assert report.broken == [2] and "on a square layer no error appears, but the layer adds 5 × (B A)ᵀ" in str(
+        report
+    ).replace("On a", "on a")
+
+
+@pytest.mark.parametrize(
+    ("error", "means"),
+    [
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "transposed product"),
+        (RuntimeError("expected m1 and m2 to have the same dtype"), "another dtype"),
+        (AttributeError("no attribute 'lora_A'"), "does not set"),
+        (RuntimeError("a leaf Variable that requires grad is being used in an in-place operation."), "no_grad"),
+        (KeyError("x"), ""),
+    ],
+)
+def test_what_an_exception_usually_means(error, means):
+    assert means in guess(error) and bool(means) == bool(guess(error))
+
+
+class IdleDropout(Ten):
+    def __init__(self, base_layer, r, lora_alpha, lora_dropout):
+        super().__init__(base_layer, r, lora_alpha)
+
+
+def test_a_dropout_that_is_never_applied_is_a_remark():
+    assert laws(IdleDropout).passed and "never applied" in str(laws(IdleDropout))
+
+
+class Demands(Ten):
+    def __init__(self, base_layer, r, lora_alpha, seed):
+        super().__init__(base_layer, r, lora_alpha)
+
+
+class Positional(Ten):
+    def __init__(self, base_layer, r, lora_alpha, /):
+        super().__init__(base_layer, r, lora_alpha)
+
+
+class Anything(Ten):
+    def __init__(self, *args):
+        super().__init__(*args)
+
+
+class Surprising(Ten):
+    def named_buffers(self, *args, **kwargs):
+        raise ZeroDivisionError("no buffers today")
+
+
+class WrongShape(Ten):
+    def forward(self, x):
+        return super().forward(x).sum(-1)
+
+
+class NoUnmerge(Linears):
+    unmerge = None
+
+
+def test_constructors():
+    assert "demands seed too" in str(laws(Demands)) and laws(Demands).broken == [0]
+    assert laws(Positional).passed
+    assert laws(Anything).broken == [0] and "another constructor" in str(laws(Anything))
+
+
+def test_what_nobody_foresaw_is_still_a_sentence():
+    report = laws(Surprising)
+    assert report.broken == [0] and "ZeroDivisionError: no buffers today" in str(report)
+    assert "a wrong output shape" in str(laws(WrongShape))
+    assert laws(NoUnmerge).passed and "no `unmerge()` method" in str(laws(NoUnmerge))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -192,6 +269,12 @@ def test_a_file_without_a_layer_is_a_clear_error(tmp_path, text, message):
         path.write_text(text)
     with pytest.raises(LayerFileError, match=message):
         run_laws(path)
+
+
+def test_a_file_of_another_kind_is_a_clear_error(tmp_path):
+    (tmp_path / "my_lora.txt").write_text("x")
+    with pytest.raises(LayerFileError, match="not a Python file"):
+        run_laws(tmp_path / "my_lora.txt")
 
 
 def test_one_class_of_a_file_can_be_named(tmp_path):

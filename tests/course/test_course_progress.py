@@ -52,6 +52,12 @@ def test_a_failed_write_leaves_the_old_file(own_progress, monkeypatch, capsys):
     assert "No space left" in capsys.readouterr().out
 
 
+def test_a_folder_that_cannot_be_read_is_said_once(own_progress, capsys):
+    (own_progress / "progress.json").mkdir()
+    assert store.load()["exercises"] == {} and store.get("quizzes", "03") is None
+    assert capsys.readouterr().out.count("LORA_EDU_HOME") == 1
+
+
 def _count(folder, name):
     os.environ["LORA_EDU_HOME"] = folder
     for step in range(10):

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-BREAKS = {3: "A registered as a plain tensor", 6: "A registered as a plain tensor"}
+BREAKS = {3: "A registered as a plain tensor", 6: "A is never saved"}
 
 
 class MyLoRALinear(nn.Module):

@@ -86,7 +86,11 @@ def law_2(subject: Subject) -> Findings:
         with torch.no_grad():
             y, again = built(x), built(x)
         if not torch.equal(y, again):
-            yield Finding(f"in eval mode the same input gives two different outputs ({case})", "dropout active in eval")
+            moved = float((built.base.weight.detach() - built.W0).abs().max())
+            means = (
+                "forward adds the adapter into W₀ itself, once more at each call" if moved else "dropout active in eval"
+            )
+            yield Finding(f"in eval mode the same input gives two different outputs ({case})", means)
             return
         found = measure(built, A, B)
         if (y.double() - (x.double() @ found.M.T + found.c)).norm() > 1e-5 * y.double().norm():

@@ -42,6 +42,7 @@ def law_3(subject: Subject) -> Findings:
     extra = {
         path: t for path, (kind, t) in held.items() if kind == "parameter" and t.requires_grad and path not in names
     }
+    subject.set_factors(built)
     moved = train_briefly(built)
     for path, tensor in extra.items():
         yield explain_extra(built, path, tensor, moved)
@@ -154,7 +155,7 @@ def first_step(subject: Subject, case: Case, x: Tensor, R: Tensor, s: float, lr:
     if apart > 1e-8:
         yield Finding(
             f"the first SGD step changes W by something else than −η s² G AᵀA: off by {percent(apart)} ({case})",
-            "an update that does not start from ΔW = 0",
+            "forward takes another way while B = 0",
         )
 
 

@@ -1,0 +1,19 @@
+"""All leading dimensions become one, and stay one."""
+
+import torch
+from torch import nn
+
+BREAKS = {2: "only some batch shapes"}
+
+
+class MyLoRALinear(nn.Module):
+    def __init__(self, base_layer, r, lora_alpha):
+        super().__init__()
+        self.base_layer = base_layer.requires_grad_(False)
+        self.A = nn.Parameter(torch.randn(r, base_layer.in_features) / base_layer.in_features**0.5)
+        self.B = nn.Parameter(torch.zeros(base_layer.out_features, r))
+        self.scaling = lora_alpha / r
+
+    def forward(self, x):
+        x = x.reshape(-1, x.shape[-1])
+        return self.base_layer(x) + self.scaling * (x @ self.A.T @ self.B.T)

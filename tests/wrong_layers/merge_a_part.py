@@ -1,0 +1,36 @@
+"""merge takes the first rank-1 term alone."""
+
+import torch
+from torch import nn
+
+BREAKS = {5: "merge computes something else"}
+
+
+class MyLoRALinear(nn.Module):
+    def __init__(self, base_layer, r, lora_alpha):
+        super().__init__()
+        self.base_layer = base_layer.requires_grad_(False)
+        self.A = nn.Parameter(torch.randn(r, base_layer.in_features) / base_layer.in_features**0.5)
+        self.B = nn.Parameter(torch.zeros(base_layer.out_features, r))
+        self.scaling = lora_alpha / r
+        self.merged = False
+
+    def forward(self, x):
+        if self.merged:
+            return self.base_layer(x)
+        return self.base_layer(x) + self.scaling * (x @ self.A.T @ self.B.T)
+
+    @torch.no_grad()
+    def merge(self):
+        if self.merged:
+            raise RuntimeError("merged already")
+        self.W0 = self.base_layer.weight.data.clone()
+        self.base_layer.weight.data += self.scaling * (self.B[:, :1] @ self.A[:1])
+        self.merged = True
+
+    @torch.no_grad()
+    def unmerge(self):
+        if not self.merged:
+            raise RuntimeError("not merged")
+        self.base_layer.weight.data = self.W0
+        self.merged = False

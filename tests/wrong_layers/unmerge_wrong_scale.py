@@ -1,0 +1,35 @@
+"""unmerge takes away B A without α/r."""
+
+import torch
+from torch import nn
+
+BREAKS = {5: "does not take back what merge added"}
+
+
+class MyLoRALinear(nn.Module):
+    def __init__(self, base_layer, r, lora_alpha):
+        super().__init__()
+        self.base_layer = base_layer.requires_grad_(False)
+        self.A = nn.Parameter(torch.randn(r, base_layer.in_features) / base_layer.in_features**0.5)
+        self.B = nn.Parameter(torch.zeros(base_layer.out_features, r))
+        self.scaling = lora_alpha / r
+        self.merged = False
+
+    def forward(self, x):
+        if self.merged:
+            return self.base_layer(x)
+        return self.base_layer(x) + self.scaling * (x @ self.A.T @ self.B.T)
+
+    @torch.no_grad()
+    def merge(self):
+        if self.merged:
+            raise RuntimeError("merged already")
+        self.base_layer.weight.data += self.scaling * (self.B @ self.A)
+        self.merged = True
+
+    @torch.no_grad()
+    def unmerge(self):
+        if not self.merged:
+            raise RuntimeError("not merged")
+        self.base_layer.weight.data -= self.B @ self.A
+        self.merged = False
