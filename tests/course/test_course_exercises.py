@@ -1,7 +1,9 @@
 """Checkers recognise their planted bugs by name; headers, hints and stubs behave."""
 
 import importlib
+from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 from kit import prove
@@ -39,6 +41,22 @@ def test_checker_does_the_same_on_other_random_inputs(id, monkeypatch):
     for seed in range(2 if id == "03.1" else 30):
         monkeypatch.setattr("lora_edu.course.exercises.secrets.randbits", lambda bits, seed=seed: seed)
         prove(id, ANSWERS[id])
+
+
+SOLUTIONS = sorted(Path(__file__).parents[2].joinpath("notebooks", "solutions").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("notebook", SOLUTIONS, ids=lambda path: path.stem)
+def test_solution_notebook_solves_every_exercise_of_its_chapter(notebook):
+    answers: dict = {"__name__": "solutions"}
+    for cell in nbformat.read(notebook, as_version=4).cells:
+        if cell.cell_type == "code":
+            exec(compile(cell.source, notebook.name, "exec"), answers)
+    wanted = [each for each in exercises().values() if each.id[:2] == notebook.name[:2]]
+    assert wanted
+    for each in wanted:
+        assert each.wants in answers, f"{notebook.name} does not define {each.wants} of exercise {each.id}"
+        assert (result := check(each.id, answers[each.wants])).passed, str(result)
 
 
 def test_prove_itself_can_fail():
