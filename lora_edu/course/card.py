@@ -6,6 +6,7 @@ State is told by a sign and a word, never by colour alone; colours come from Jup
 
 import html
 import re
+from collections.abc import Iterable
 from typing import Any
 
 SIGNS = {"right": "✓", "wrong": "✗", "open": "○", "ask": "?"}
@@ -30,6 +31,12 @@ def panel(body: str, kind: str = "note") -> str:
     """HTML `body` in a quiet box whose edge repeats in colour what the sign in the text says."""
     style = f"{FONT};max-width:46em;line-height:1.5;padding:.4em .9em;margin:.3em 0;border-left:4px solid {_EDGES[kind]};{FAINT}"
     return f'<div style="{style}">{body}</div>'
+
+
+def lettered(options: Iterable[tuple[str, str]]) -> str:
+    """(letter, HTML) pairs as lines "a) …". The letters are text: a list's own would turn into figures under JupyterLab's style."""
+    style = "margin:0 0 .2em 1.6em;text-indent:-1.2em"
+    return "".join(f'<div style="{style}">{letter}) {body}</div>' for letter, body in options)
 
 
 def number(value: float) -> str:

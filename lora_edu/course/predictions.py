@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_edu.course import store
-from lora_edu.course.card import SIGNS, Card, inline, number, panel
+from lora_edu.course.card import SIGNS, Card, inline, lettered, number, panel
 
 Answer = str | float
 Misconceptions = Mapping[str | tuple[float, float], str]
@@ -82,9 +82,8 @@ class Prediction(Card):
         if locked is not None:
             todo = f"Your locked answer: {question.say(locked['answer'])}"
         lines = [f"Your prediction: {question.text}", *(f"  {choice}" for choice in choices), todo]
-        items = "".join(f"<li>{inline(option)}</li>" for option in question.options)
-        body = f"<b>{SIGNS['ask']} Your prediction.</b> {inline(question.text)}"
-        body += f'<ol type="a" style="margin:.3em 0">{items}</ol>' if items else "<br>"
+        body = f"<b>{SIGNS['ask']} Your prediction.</b> {inline(question.text)}<br>"
+        body += lettered((letter(i), inline(option)) for i, option in enumerate(question.options))
         super().__init__("\n".join(lines), body + f"<i>{inline(todo)}</i>", "ask")
 
     def form(self) -> Any:

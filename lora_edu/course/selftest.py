@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_edu.course import store
-from lora_edu.course.card import SIGNS, Card, inline, panel
+from lora_edu.course.card import SIGNS, Card, inline, lettered, panel
 from lora_edu.course.exercises import ExerciseError
 
 
@@ -71,6 +71,11 @@ def quiz(key: str) -> "QuizCard":
     return QuizCard(chosen, chosen.items + tuple(known[id] for id in chosen.revisit))
 
 
+def _reason(option: Option) -> str:
+    kind, word = ("right", "Right.") if option.right else ("wrong", "Not this one.")
+    return f"<b>{SIGNS[kind]} {word}</b> {inline(option.why)}"
+
+
 class QuizCard(Card):
     """Questions with a form; without a kernel, questions with the answers folded away."""
 
@@ -81,17 +86,11 @@ class QuizCard(Card):
             source = f" (chapter {item.id[:2]})" if item.id in quiz.revisit else ""
             lines.append(f"{position}. {item.text}{source}")
             lines += [f"   {letter}) {option.text}" for letter, option in item.shuffled()]
-            answer, why = next((a, option.why) for a, option in item.shuffled() if option.right)
-            key.append(f"{position} {answer}")
-            choices = "".join(f"<li>{inline(option.text)}</li>" for _, option in item.shuffled())
-            reasons = "".join(
-                f"<li>{SIGNS['right' if option.right else 'wrong']} {inline(option.why)}</li>"
-                for _, option in item.shuffled()
-            )
-            fold = (
-                f'<details><summary>Answer</summary><b>{answer})</b> {inline(why)}<ol type="a">{reasons}</ol></details>'
-            )
-            parts.append(f'<p>{position}. {inline(item.text)}{source}</p><ol type="a">{choices}</ol>{fold}')
+            key.append(f"{position} {next(letter for letter, option in item.shuffled() if option.right)}")
+            choices = lettered((letter, inline(option.text)) for letter, option in item.shuffled())
+            reasons = lettered((letter, _reason(option)) for letter, option in item.shuffled())
+            fold = f"<details><summary>Answer</summary>{reasons}</details>"
+            parts.append(f'<div style="margin-top:.8em">{position}. {inline(item.text)}{source}</div>{choices}{fold}')
         lines.append(f"Answers: {', '.join(key)}")
         super().__init__("\n".join(lines), "".join(parts), "ask")
 
@@ -121,9 +120,7 @@ class QuizCard(Card):
             if choice.value is None:
                 answer.value = panel(f"{SIGNS['open']} Choose an answer first.", "open")
                 return
-            kind = "right" if choice.value.right else "wrong"
-            word = "Right." if choice.value.right else "Not this one."
-            answer.value = panel(f"<b>{SIGNS[kind]} {word}</b> {inline(choice.value.why)}", kind)
+            answer.value = panel(_reason(choice.value), "right" if choice.value.right else "wrong")
             if item.id not in (store.get("quizzes", self.quiz.key) or {}):  # the first answer counts
                 results = (store.get("quizzes", self.quiz.key) or {}) | {item.id: choice.value.right}
                 store.put("quizzes", self.quiz.key, results)
