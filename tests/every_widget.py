@@ -33,16 +33,10 @@ def dial_data() -> DialData:
     )
 
 
-def ledger(size: str, r: int | None) -> dict[str, float]:
-    n = {"135M": 135e6, "7B": 6.7e9}[size]
-    trained = n if r is None else 2.2e-3 * n * r / 8
-    return {"weights": 4 * n, "gradients": 4 * trained, "optimiser": 8 * trained, "activations": 0.4 * n}
-
-
 MAKERS = {
     "ShapesAndStarts": ShapesAndStarts,
     "RankDirections": RankDirections,
     "RankSlider": rank_slider,
     "AdapterDial": lambda: AdapterDial(dial_data(), ask=lambda prompt, scale: f"{prompt} at {scale}"),
-    "MemoryBars": lambda: MemoryBars(ledger, ["135M", "7B"]),
+    "MemoryBars": MemoryBars,
 }

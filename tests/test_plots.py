@@ -17,11 +17,11 @@ from lora_edu.plots import (
     Canvas,
     Picture,
     decades,
-    file_size,
     heatmap,
     number,
     percent,
     ticks,
+    wrapped,
 )
 from lora_edu.plots.palette import rgb
 
@@ -133,9 +133,15 @@ def test_numbers_are_written_as_people_write_them():
         "117 %",
         "262,340 %",
     ]
-    assert [file_size(v) for v in (0, 512, 1.33e6, 2.5e9, 5e12)] == ["0 B", "512 B", "1.33 MB", "2.5 GB", "5e+03 GB"]
     assert ticks(0, 1) == [0, 0.5, 1] and ticks(0, 40) == [0, 10, 20, 30, 40] and ticks(3, 3) == [3]
     assert decades(1e-3, 1) == [0.001, 0.01, 0.1, 1.0]
+
+
+def test_text_is_wrapped_at_words():
+    lines = wrapped("one two three four five six seven", 12, 90)
+    assert " ".join(lines) == "one two three four five six seven" and len(lines) == 3
+    assert wrapped("unbreakable" * 9, 12, 50) == ["unbreakable" * 9]
+    assert wrapped("", 12, 50) == [""]
 
 
 def test_a_picture_of_a_figure_keeps_its_alt_text_and_closes_the_figure():

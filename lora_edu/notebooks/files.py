@@ -59,7 +59,6 @@ def execute(path: Path, timeout: int = 600) -> NotebookNode:
         timeout=timeout,
         kernel_name="python3",
         resources={"metadata": {"path": str(path.parent)}},
-        record_timing=False,
         store_widget_state=False,
         coalesce_streams=True,
     )

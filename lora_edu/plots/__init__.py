@@ -1,6 +1,6 @@
 """Pure functions that draw: data in, SVG, PNG or a picture with alt text out. Nothing here computes or trains."""
 
-from lora_edu.plots.axes import Axes, decades, file_size, number, percent, ticks
+from lora_edu.plots.axes import Axes, decades, number, percent, ticks
 from lora_edu.plots.canvas import Canvas
 from lora_edu.plots.palette import (
     BLUE,
@@ -19,6 +19,7 @@ from lora_edu.plots.palette import (
     heatmap,
 )
 from lora_edu.plots.picture import Picture
+from lora_edu.plots.raster import wrapped
 
 __all__ = [
     "BLUE",
@@ -38,9 +39,9 @@ __all__ = [
     "Canvas",
     "Picture",
     "decades",
-    "file_size",
     "heatmap",
     "number",
     "percent",
     "ticks",
+    "wrapped",
 ]

@@ -118,12 +118,3 @@ def percent(share: float) -> str:
     if abs(share) < 1e-4:
         return "< 0.01 %"
     return f"{100 * share:,.0f} %" if abs(share) >= 0.0995 else f"{100 * share:.2g} %"
-
-
-def file_size(count: float) -> str:
-    """Bytes as B, KB, MB or GB (powers of 1,000), three significant digits."""
-    for unit in ("B", "KB", "MB", "GB"):
-        if count < 999.5 or unit == "GB":
-            return f"{count:.0f} B" if unit == "B" else f"{count:.3g} {unit}"
-        count /= 1000
-    raise AssertionError("unreachable")

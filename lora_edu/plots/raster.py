@@ -20,6 +20,18 @@ def font(size: float, bold: bool = False) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(FilePath(matplotlib.get_data_path(), "fonts", "ttf", name)), size)
 
 
+def wrapped(text: str, size: float, width: float) -> list[str]:
+    """The text broken into lines of at most `width` pixels; a single longer word stays whole."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if not lines[-1] or font(size).getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
 def paint(canvas: Canvas, scale: int = 2) -> Image.Image:
     """The drawing on white paper, (height·scale, width·scale) RGB."""
     zoom = scale * _OVERSAMPLING

@@ -16,7 +16,7 @@ from typing import Any
 
 import ipywidgets
 
-from lora_edu.plots import INK, MUTED, Canvas, Picture
+from lora_edu.plots import INK, MUTED, Canvas, Picture, wrapped
 
 State = Mapping[str, Any]
 WIDTH = 760  # of every widget's drawing, in pixels: fits a notebook's column beside JupyterLab's file browser
@@ -82,11 +82,16 @@ class Widget:
     def picture(self) -> Picture:
         """The present state as a still picture that makes sense without the controls: title, question and settings too."""
         body, settings = self.canvas(), self._settings()
-        sheet = Canvas(body.width + 24, body.height + 84, f"{self.title}, at {settings}. {body.alt}")
+        question = wrapped(self.question, 12, WIDTH)
+        shown = wrapped(f"Shown at: {settings}. (Run the notebook to change it.)", 11, WIDTH)
+        head = 36 + 19 * (len(question) + len(shown))
+        sheet = Canvas(body.width + 24, head + body.height, f"{self.title}, at {settings}. {body.alt}")
         sheet.text(12, 22, self.title, 16, INK, bold=True)
-        sheet.text(12, 43, self.question, 12)
-        sheet.text(12, 62, f"Shown at: {settings}. Run the notebook to move the controls.", 11, MUTED)
-        sheet.paste(12, 76, body)
+        for row, line in enumerate(question + shown):
+            sheet.text(
+                12, 43 + 19 * row, line, 12 if row < len(question) else 11, INK if row < len(question) else MUTED
+            )
+        sheet.paste(12, head, body)
         return Picture.of(sheet, summary=f"{self.title} (a widget). {self.question} Shown at: {settings}.")
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:

@@ -10,8 +10,7 @@ from pathlib import Path
 import ipywidgets
 
 from lora_edu.errors import DataError
-from lora_edu.plots import BLUE, CYCLE, DASHES, INK, MUTED, RULE, Axes, Canvas, number, ticks
-from lora_edu.plots.raster import font
+from lora_edu.plots import BLUE, CYCLE, DASHES, INK, MUTED, RULE, Axes, Canvas, number, ticks, wrapped
 from lora_edu.widgets.base import WIDTH, State, Widget
 
 LINES = 2  # an answer longer than this many lines is cut
@@ -107,7 +106,7 @@ class AdapterDial(Widget):
         for prompt, answer in zip(data.prompts, data.answers[at]):
             canvas.path([(8, top + 2), (8, top + 48)], stroke=BLUE, width=3)
             canvas.text(20, top + 12, prompt, 12, MUTED)
-            for line, words in enumerate(_wrapped(answer or "(no answer)", 14, WIDTH - 30)):
+            for line, words in enumerate(_cut(wrapped(answer or "(no answer)", 14, WIDTH - 40))):
                 canvas.text(20, top + 30 + 18 * line, words, 14, INK)
             top += 60
         _draw_losses(canvas, top + 34, data, at)
@@ -144,13 +143,6 @@ def _draw_losses(canvas: Canvas, top: float, data: DialData, at: int) -> None:
     axes.rule_at(data.scales[at])
 
 
-def _wrapped(text: str, size: float, width: float) -> list[str]:
-    """The first LINES lines of a text that is `width` pixels wide at most; an ellipsis where it is cut."""
-    lines: list[str] = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if font(size).getlength(longer) <= width or not lines[-1]:
-            lines[-1] = longer
-        else:
-            lines.append(word)
+def _cut(lines: list[str]) -> list[str]:
+    """At most LINES lines, with an ellipsis where the rest is left out."""
     return lines if len(lines) <= LINES else [*lines[: LINES - 1], f"{lines[LINES - 1]} …"]

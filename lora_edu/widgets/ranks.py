@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from lora_edu.linalg import eckart_young_error, truncated_svd
-from lora_edu.plots import CYCLE, DASHES, INK, MUTED, Axes, Canvas, decades, file_size, heatmap, percent
+from lora_edu.memory import megabytes
+from lora_edu.plots import CYCLE, DASHES, INK, MUTED, Axes, Canvas, decades, heatmap, percent
 from lora_edu.widgets.base import WIDTH, State, Widget
 
 RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 576, 768, 1024, 1536, 2048)
@@ -110,7 +111,7 @@ class RankSlider(Widget):
             f"At rank {state['r']}: "
             + "; ".join(
                 f"{kept.spectrum.name} ({kept.spectrum.matrix.shape[0]} by {kept.spectrum.matrix.shape[1]}) keeps "
-                f"{file_size(kept.bytes_kept)} of {file_size(kept.bytes_full)} with a relative error of {percent(kept.error)}"
+                f"{megabytes(kept.bytes_kept)} of {megabytes(kept.bytes_full)} with a relative error of {percent(kept.error)}"
                 for kept in result
             )
             + ". Below, the singular values of each on a logarithmic axis, and the relative error against the rank."
@@ -137,7 +138,7 @@ def _draw_kept(canvas: Canvas, x: float, kept: Kept, column: int) -> None:
     canvas.text(x, 268, f"{m} × {n}{part}", 11, MUTED)
     canvas.text(x, 286, f"error {percent(kept.error)}", 13, bold=True)
     note = "" if kept.bytes_kept < kept.bytes_full else ": no saving"
-    canvas.text(x, 303, f"{file_size(kept.bytes_kept)} of {file_size(kept.bytes_full)}{note}", 12)
+    canvas.text(x, 303, f"{megabytes(kept.bytes_kept)} of {megabytes(kept.bytes_full)}{note}", 12)
 
 
 def _draw_curves(canvas: Canvas, spectra: list[Spectrum], r: int) -> None:
