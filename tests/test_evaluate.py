@@ -59,6 +59,7 @@ def test_bleu_made_of_rows_is_sacrebleus_corpus_bleu(pairs):
 def test_rouge_l_by_hand():
     assert rouge_l(["the cat sat"], ["the black cat sat down"]).value == pytest.approx(2 * 3 / (3 + 5))
     assert rouge_l(["b a"], ["a b"]).value == 0.5 and rouge_l(["x"], ["y"]).value == 0
+    assert rouge_l(["a"], ["a a"]).value == pytest.approx(2 / 3), "one word matches one word, once"
     assert rouge_l(["", ""], ["", "a"]).values.tolist() == [1, 0]
 
 

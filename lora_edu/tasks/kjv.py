@@ -32,7 +32,7 @@ class KingJames(Task):
     )
     recipe = Recipe(
         LoRAConfig(r=8, lora_alpha=16, target_modules="all-linear"),
-        TrainConfig(learning_rate=1.5e-3, batch_size=8, max_steps=60, warmup_ratio=0.05),
+        TrainConfig(learning_rate=1.5e-3, batch_size=4, max_steps=80, warmup_ratio=0.05),
     )
 
     def ask(self, text: str) -> str:
