@@ -112,10 +112,10 @@ def data_identity(examples: Sequence[Any] | None) -> dict[str, Any] | None:
 
 
 def _feed(digest: "hashlib._Hash", value: Any) -> None:
-    """Hashes tensors and arrays by their bytes, containers by their items, anything else by its repr."""
+    """Hashes tensors and arrays by their bytes, containers and plain objects by what they hold, anything else by its repr."""
     if isinstance(value, Tensor):
-        value = value.detach().cpu().numpy()
-    if isinstance(value, np.ndarray):
+        digest.update(f"{value.dtype}{tuple(value.shape)}".encode() + _bytes(value).tobytes())
+    elif isinstance(value, np.ndarray):
         digest.update(f"{value.dtype}{value.shape}".encode() + value.tobytes())
     elif isinstance(value, Mapping):
         for key, item in value.items():
@@ -125,8 +125,15 @@ def _feed(digest: "hashlib._Hash", value: Any) -> None:
         digest.update(f"[{len(value)}".encode())
         for item in value:
             _feed(digest, item)
+    elif type(value).__repr__ is object.__repr__:  # it would show an address, which is another one next time
+        _feed(digest, vars(value))
     else:
         digest.update(repr(value).encode())
+
+
+def _bytes(tensor: Tensor) -> np.ndarray:
+    """The tensor's content as bytes (NumPy knows no bfloat16)."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
 def model_identity(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> dict[str, Any]:
@@ -135,8 +142,7 @@ def model_identity(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> 
     trained = {p.data_ptr() for p in parameters.values()}  # by address: a tied weight has two names
     for name, tensor in model.state_dict().items():
         if tensor.data_ptr() not in trained:
-            data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}{zlib.crc32(data)}".encode())
+            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}{zlib.crc32(_bytes(tensor).data)}".encode())
     return {
         "trainable": {
             name: f"{str(p.dtype).removeprefix('torch.')} {tuple(p.shape)}" for name, p in parameters.items()

@@ -232,6 +232,10 @@ class Trainer:
         total, count = self._sum(losses)
         if count == 0:
             raise TrainingError("The evaluation examples have no token to measure: every label is masked.")
+        if not torch.isfinite(total):
+            raise TrainingError(
+                f"The evaluation loss after step {self.step} is not a finite number: look at its examples."
+            )
         return {"step": self.step, "loss": total.item() / count, "tokens": count}
 
     def _evaluation_is_due(self) -> bool:

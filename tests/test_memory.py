@@ -98,7 +98,7 @@ def test_models_that_are_too_large_to_build(name, parameters, tensors):
     assert full.parameters == full.trainable == parameters
     assert full.weights == full.gradients == 2 * parameters
     assert full.optimizer == 2 * 2 * parameters + 4 * tensors
-    assert lora.gradients == 4 * lora.trainable and lora.optimizer < full.optimizer / 50
+    assert lora.gradients == 4 * lora.trainable and lora.optimizer < full.optimizer / 20
     assert lora.activations > 0.8 * full.activations, "what is remembered does not shrink with what trains"
     checkpointed = predict(name, 1, 512, lora=LoRAConfig(r=8), dtype=torch.bfloat16, gradient_checkpointing=True)
     assert checkpointed.activations < lora.activations / 4

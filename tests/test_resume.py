@@ -19,7 +19,7 @@ from torch import nn
 
 from lora_edu.errors import TrainingError
 from lora_edu.losses import causal_lm_loss
-from lora_edu.train_state import capture_rng, checkpoints, restore_rng
+from lora_edu.train_state import capture_rng, checkpoints, data_identity, restore_rng
 from lora_edu.trainer import Callback, TrainConfig, Trainer
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="SIGKILL and fork are not there on Windows")
@@ -220,6 +220,23 @@ def test_resuming_another_run_names_what_differs(tmp_path, change, message):
     with pytest.raises(TrainingError, match=message):
         other.resume()
     assert farthest(weights(other.model), before) == 0 and other.step == 0
+
+
+class Opaque:
+    """An example of the caller's own, whose repr is an address."""
+
+    def __init__(self, *content) -> None:
+        self.content = content
+
+
+def test_any_example_is_known_again_by_its_content():
+    def examples(number: float, dtype: torch.dtype = torch.bfloat16) -> list:
+        return [Opaque(torch.tensor([[number]], dtype=dtype), {"a": np.arange(3)}, [1, 2], "x"), torch.tensor(number)]
+
+    same, content = data_identity(examples(1.0)), data_identity(examples(2.0))
+    assert same == data_identity(examples(1.0)) and same["rows"] == 2
+    assert same != content and same != data_identity(examples(1.0, torch.float32))
+    assert data_identity(None) is None
 
 
 def test_the_folder_may_move(tmp_path):

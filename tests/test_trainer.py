@@ -447,6 +447,11 @@ def test_an_infinite_gradient_stops_before_the_update():
     assert farthest(weights(model), before) == 0
 
 
+def test_an_evaluation_that_is_no_number_stops():
+    with pytest.raises(TrainingError, match="evaluation loss after step 2 is not a finite number"):
+        trained(adapted(), loss_fn=ScriptedLoss([float("nan")]), eval_examples=sentences(1), eval_every=2, batch_size=2)
+
+
 def test_a_step_without_tokens_is_refused():
     with pytest.raises(TrainingError, match="no token to learn"):
         trained(adapted(), [([1, 2, 3], 3)] * 2)
