@@ -83,11 +83,11 @@ def _code(notebook: NotebookNode) -> Iterator[tuple[str, NotebookNode]]:
 
 def _order(notebook: NotebookNode, kind: str) -> Iterator[str]:
     cells = list(_code(notebook))
-    for name, cell in cells:
-        if cell.execution_count is None:
-            yield f"{name} was never run: `make notebooks`"
-    counts = [cell.execution_count for _, cell in cells if cell.execution_count is not None]
-    if len(counts) == len(cells) and counts != list(range(1, len(cells) + 1)):
+    if unrun := [name for name, cell in cells if cell.execution_count is None]:
+        yield f"{', '.join(unrun)} {'was' if len(unrun) == 1 else 'were'} never run: `make notebooks`"
+        return
+    counts = [cell.execution_count for _, cell in cells]
+    if counts != list(range(1, len(cells) + 1)):
         yield f"cells were run out of order ({counts}): `make notebooks`"
 
 
