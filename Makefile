@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 # One thread: steadier digits, and quicker than two on a machine that does something else as well.
 QUIET := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: lab demo doctor check test notebooks fresh fetch clean
+.PHONY: lab demo doctor check lint types unit test notebooks fresh fetch clean
 .DEFAULT_GOAL := lab
 
 lab: fetch
@@ -24,8 +24,15 @@ doctor: $(VENV)/installed
 	$(BIN)/lora-edu doctor
 
 check: fetch
+	@$(MAKE) --no-print-directory -j2 lint types unit
+
+lint:
 	$(BIN)/ruff check .
+
+types:
 	$(BIN)/mypy
+
+unit:
 	$(QUIET) $(BIN)/python -m pytest tests -m "not browser"
 
 test: fetch
