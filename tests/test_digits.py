@@ -12,7 +12,7 @@ def test_turned_digits_are_the_same_digits_turned_and_no_test_digit_is_trained_o
     image = upright.x_test[0].reshape(8, 8)
     assert torch.equal(torch.rot90(image, 1, dims=(0, 1)), turned.x_test[0].reshape(8, 8))
     pixels = torch.cat([upright.x_train, upright.x_test])
-    assert 0 <= pixels.min() and pixels.max() == 1
+    assert pixels.min() >= 0 and pixels.max() == 1
 
 
 def test_the_network_learns_to_read_upright_digits_and_cannot_read_turned_ones():

@@ -4,6 +4,7 @@ Seconds on a laptop, and yet a real fine-tuning: a network that reads upright di
 Source: scikit-learn's bundled digits (UCI Optical Recognition of Handwritten Digits, Alpaydin and Kaynak 1998, CC BY 4.0).
 """
 
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -39,7 +40,7 @@ def network(seed: int = 0) -> nn.Sequential:
         torch.manual_seed(seed)
         sizes = [64, 256, 256, 256, 10]
         layers: list[nn.Module] = []
-        for n_in, n_out in zip(sizes, sizes[1:]):
+        for n_in, n_out in itertools.pairwise(sizes):
             layers += [nn.Linear(n_in, n_out), nn.ReLU()]
         return nn.Sequential(*layers[:-1])
 
