@@ -12,7 +12,7 @@ from lora_edu.plots.palette import BLUE, INK, MUTED, RULE, VERMILION
 
 Vector = Sequence[float]
 Matrix = Sequence[Vector]
-SIDE, GAP = 176, 18
+SIDE, GAP, MARGIN = 174, 18, 4
 STEPS = 72
 
 
@@ -24,16 +24,16 @@ def ellipses(U: Matrix, Vh: Matrix, spectra: Mapping[str, Vector]) -> Canvas:
         spectra: what to call the matrix → its two singular values, large to small.
     """
     reach = 1.25 * max(1.0, *(max(values) for values in spectra.values()))
-    canvas = Canvas((SIDE + GAP) * (1 + len(spectra)) - GAP, SIDE + 64)
+    canvas = Canvas((SIDE + GAP) * (1 + len(spectra)) - GAP + 2 * MARGIN, SIDE + 56)
     v1, v2 = Vh
     u1, u2 = ([row[i] for row in U] for i in (0, 1))
     circle = [_along(v1, math.cos(t), v2, math.sin(t)) for t in _angles()]
-    _panel(canvas, 0, reach, "inputs x of length 1", "v₁ and v₂ listen", circle, {"v₁": v1, "v₂": v2})
+    _panel(canvas, MARGIN, reach, "inputs x of length 1", "v₁ and v₂ listen", circle, {"v₁": v1, "v₂": v2})
     for column, (name, (s1, s2)) in enumerate(spectra.items(), 1):
         outputs = [_along(u1, s1 * math.cos(t), u2, s2 * math.sin(t)) for t in _angles()]
         arrows = {"σ₁u₁": [s1 * x for x in u1], "σ₂u₂": [s2 * x for x in u2]}
         said = f"σ₁ = {number(round(s1, 2))}, σ₂ = {number(round(s2, 2))}"
-        _panel(canvas, column * (SIDE + GAP), reach, name, said, outputs, arrows)
+        _panel(canvas, MARGIN + column * (SIDE + GAP), reach, name, said, outputs, arrows)
     shapes = "; ".join(
         f"{name}: half-lengths {number(round(s1, 2))} and {number(round(s2, 2))}" for name, (s1, s2) in spectra.items()
     )

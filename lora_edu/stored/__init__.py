@@ -35,7 +35,9 @@ def stored(name: str, folder: Path = FOLDER) -> Stored:
             about = json.loads((file.metadata() or {})["about"])
             return Stored({key: file.get_tensor(key) for key in file.keys()}, about)  # noqa: SIM118 - no mapping
     except (SafetensorError, KeyError, ValueError) as error:
-        raise CheckpointError(f"the stored result {path.name} is damaged ({error}): install the package again") from error
+        raise CheckpointError(
+            f"the stored result {path.name} is damaged ({error}): install the package again"
+        ) from error
 
 
 def store(name: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any], folder: Path = FOLDER) -> Path:

@@ -19,7 +19,7 @@ MATRICES = {
     title="Three matrices by rank",
     stars=1,
     minutes=4,
-    task=f"Give the rank of three {SIDE} × {SIDE} matrices, from your head: the identity, one filled row over zeros, and all ones.",
+    task=f"Order three {SIDE} × {SIDE} matrices by rank, from your head, and give each rank: the identity, one filled row and zeros elsewhere, all ones.",
     wants="ranks",
     shows="Measured by SVD: all ones 1, one row 1, identity 64. Rank counts directions: 4,096 filled entries can be one of them.",
     hints=(
@@ -101,7 +101,7 @@ def rank_one_edit(edit: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tor
     minutes=6,
     task="Write `changed_entries(b, a)`: how many entries of W differ after adding b aᵀ. The vectors b (out,) and a (in,) may hold zeros.",
     wants="changed_entries",
-    shows="(non-zeros of b) × (non-zeros of a): a rank-1 update without zeros changes all 331,776 entries of a 576 × 576 matrix.",
+    shows="(non-zeros of b) × (non-zeros of a): a rank-1 change without zeros changes all 331,776 entries of a 576 × 576 matrix.",
     hints=(
         "Entry (i, j) of b aᵀ is b[i] · a[j].",
         "It is 0 as soon as one of the two factors is 0.",
