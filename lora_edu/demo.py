@@ -23,6 +23,7 @@ from lora_edu.data import collate, encode_rows, prompt_ids
 from lora_edu.evaluation import Report, evaluate, generate
 from lora_edu.losses import causal_lm_loss
 from lora_edu.merging import merge
+from lora_edu.metrics import paired_bootstrap
 from lora_edu.models import DEFAULT_MODEL, load_base
 from lora_edu.tasks import Task, get_task
 from lora_edu.trainer import Trainer
@@ -79,8 +80,12 @@ def demo(
             _side_by_side("Sentences of its own", list(zip(task.samples, samples_before, samples_after, strict=True)))
         )
     console.print(_scores(before, after))
-    gain, chance = after.gain_over(before)
-    console.print(f"Gain in {after.metric}, row by row: {gain}. Redraws of the test rows without a gain: {chance:.1%}.")
+    for name, scores in {"the base": before.scores, **after.baselines}.items():
+        gain, without = paired_bootstrap(scores[after.metric], after.scores[after.metric])
+        console.print(
+            f"Gain in {after.metric} over {name}, row by row: {gain}; none in {without:.1%} of the redraws.",
+            markup=False,
+        )
 
     console.print("\n[bold]4. Keep it.[/]")
     with tempfile.TemporaryDirectory() as scratch:

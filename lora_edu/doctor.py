@@ -64,7 +64,12 @@ def _memory() -> Finding:
 
 def find_chromium() -> str | None:
     """A Chromium or Chrome that the browser tests can drive."""
-    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+    return next(
+        filter(
+            None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome"))
+        ),
+        None,
+    )
 
 
 def _programs() -> Iterator[Finding]:

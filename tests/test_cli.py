@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -271,6 +272,8 @@ def test_the_demo_shows_that_all_three_answer_alike(model, tmp_path):
     )
     assert result.exit_code == 0, result.output
     assert result.output.count("3 of 3") == 2
+    reloaded, merged = re.findall(r"3 of 3\s+│\s+(\S+)\s+│", result.output)
+    assert reloaded == "0" and float(merged) < 1e-4  # an adapter that was not put on differs by some 1e-3 here
     assert "baseline: copying" in result.output
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
 

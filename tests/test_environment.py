@@ -16,7 +16,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from tiny_package import vocabulary, write_gguf
 
+from lora_edu.checkpoint import load
 from lora_edu.course.chapters import CHAPTERS
+from lora_edu.errors import MergeError
+from lora_edu.merging import merge
 from lora_edu.models import Base
 
 ROOT = Path(__file__).parent.parent
@@ -139,8 +142,6 @@ def test_the_readmes_snippet_runs(tmp_path, monkeypatch):
     """As it stands, but for the model, which is tiny here. What it saved, put on a fresh base, must equal what it merged."""
     from transformers import AutoTokenizer
 
-    from lora_edu.checkpoint import load
-
     [snippet] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     llama = dict(vocab_size=len(vocabulary()), tied=True, bos_token_id=1, eos_token_id=2, pad_token_id=2)
     write_gguf(make_tiny_llama(**llama), tmp_path / "tiny.gguf")
@@ -162,3 +163,5 @@ def test_the_readmes_snippet_runs(tmp_path, monkeypatch):
         adapted = load(fresh, tmp_path / "my_adapter")(ids).logits
         assert not torch.allclose(adapted, plain, atol=1e-4)
         assert torch.allclose(names["model"](ids).logits, adapted, atol=1e-5)
+    with pytest.raises(MergeError, match="merged already"):
+        merge(names["model"])

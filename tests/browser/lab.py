@@ -17,10 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_edu.doctor import find_chromium as chromium  # noqa: F401  (the tests beside this take it from here)
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
-CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 CHROMIUM_FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -35,11 +36,6 @@ MOVES = {
     ".widget-toggle-buttons button:not(.mod-active)": ("Space",),
     "input[type=checkbox], .widget-toggle-button:not(.widget-toggle-buttons button)": ("Space",),
 }
-
-
-def chromium() -> str | None:
-    """Where a Chromium is installed, or None."""
-    return next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
 
 
 @contextmanager
