@@ -32,7 +32,7 @@ from lora_edu.targets import ALL_LINEAR, Target, plan
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PREFIX = "base_model.model."
-_FINGERPRINT = "base_fingerprint"  # in the file's own metadata, which PEFT ignores
+FINGERPRINT = "base_fingerprint"  # in the file's own metadata, which PEFT ignores
 
 
 def save(model: nn.Module, folder: str | Path, name: str = DEFAULT) -> Path:
@@ -48,12 +48,12 @@ def save(model: nn.Module, folder: str | Path, name: str = DEFAULT) -> Path:
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is a file: name a folder")
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {_key(n, name): p.detach().cpu().contiguous() for n, p in adapter_parameters(model, name).items()}
+    tensors = {disk_key(n, name): p.detach().cpu().contiguous() for n, p in adapter_parameters(model, name).items()}
     paths = {path for path, layer in lora_layers(model).items() if name in layer.scalings}
     config = _portable(model, state.configs[name], paths).to_dict()
     if not config["base_model_name_or_path"]:
         config["base_model_name_or_path"] = getattr(getattr(model, "config", None), "_name_or_path", "") or None
-    metadata = {"format": "pt", _FINGERPRINT: fingerprint(model)}
+    metadata = {"format": "pt", FINGERPRINT: fingerprint(model)}
     _write(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata=metadata))
     _write(folder / CONFIG, lambda path: path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8"))
     return folder
@@ -80,9 +80,9 @@ def load(model: nn.Module, folder: str | Path, name: str = DEFAULT, trainable: b
         raise CheckpointError(f"the adapter in {folder} does not fit this model:\n  " + "\n  ".join(faults))
     with torch.no_grad():
         for parameter_name, parameter in adapter_parameters(model, name).items():
-            parameter.copy_(tensors[_key(parameter_name, name)])
+            parameter.copy_(tensors[disk_key(parameter_name, name)])
             parameter.requires_grad_(trainable)
-    trained_on = metadata.get(_FINGERPRINT)
+    trained_on = metadata.get(FINGERPRINT)
     if trained_on is not None and trained_on != (here := fingerprint(model)):
         warnings.warn(
             f"the adapter in {folder} was trained on a base with other weights (fingerprint {trained_on}, here {here}): "
@@ -140,7 +140,7 @@ def fingerprint(model: nn.Module) -> str:
 
 
 # -- keys --------------------------------------------------------------------------------------------------------------
-def _key(name: str, adapter: str) -> str:
+def disk_key(name: str, adapter: str) -> str:
     """Our parameter's name → PEFT's key on disk: the adapter's name is dropped, and linear factors end in `.weight`."""
     plain = name.replace(f".copies.{adapter}.", ".")
     if plain.endswith(f".{adapter}"):

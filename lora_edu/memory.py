@@ -174,8 +174,8 @@ def file_bytes(model: nn.Module) -> int:
     """Exact size of the safetensors file that holds what trained: the active adapter, or else every weight. Chapter 07."""
     if adapter_names(model):
         name = next(iter(state_of(model).active))
-        tensors = {checkpoint._key(key, name): p for key, p in adapter_parameters(model, name).items()}
-        return safetensors_bytes(tensors, {"format": "pt", checkpoint._FINGERPRINT: "0" * 16})
+        tensors = {checkpoint.disk_key(key, name): p for key, p in adapter_parameters(model, name).items()}
+        return safetensors_bytes(tensors, {"format": "pt", checkpoint.FINGERPRINT: "0" * 16})
     return safetensors_bytes(dict(model.named_parameters()), {"format": "pt"})
 
 
