@@ -4,7 +4,16 @@ import math
 
 import torch
 
-from lora_edu.widgets import AdapterDial, DialData, MemoryBars, RankDirections, RankSlider, ShapesAndStarts
+from lora_edu.stored import Stored
+from lora_edu.widgets import (
+    AdapterDial,
+    BudgetPainter,
+    DialData,
+    MemoryBars,
+    RankDirections,
+    RankSlider,
+    ShapesAndStarts,
+)
 
 
 def rank_slider(size: int = 320) -> RankSlider:
@@ -33,10 +42,24 @@ def dial_data() -> DialData:
     )
 
 
+def budget_grid() -> Stored:
+    """Invented losses of four choices, three seeds each: better than all-linear, worse, overlapping, and all-linear itself."""
+    choices = [(["q", "k", "v", "o", "gate", "up", "down"], 8), (["q", "v"], 42), (["o", "down"], 25), (["v"], 106)]
+    losses = [[0.50, 0.52, 0.54], [0.60, 0.61, 0.62], [0.40, 0.41, 0.45], [0.49, 0.53, math.nan]]
+    about = {
+        "choices": [{"kinds": kinds, "layers": [0, 29], "r": r} for kinds, r in choices],
+        "loss_of_base": 1.5,
+        "fingerprint": "0123456789abcdef",
+        "command": "a test",
+    }
+    return Stored({"loss": torch.tensor(losses)}, about)
+
+
 MAKERS = {
     "ShapesAndStarts": ShapesAndStarts,
     "RankDirections": RankDirections,
     "RankSlider": rank_slider,
     "AdapterDial": lambda: AdapterDial(dial_data(), ask=lambda prompt, scale: f"{prompt} at {scale}"),
     "MemoryBars": MemoryBars,
+    "BudgetPainter": lambda: BudgetPainter(budget_grid()),
 }

@@ -2,13 +2,25 @@
 
 import pytest
 import torch
-from every_widget import dial_data, rank_slider
+from every_widget import budget_grid, dial_data, rank_slider
 
 from lora_edu.config import LoRAConfig
 from lora_edu.errors import DataError
 from lora_edu.linalg import low_rank
-from lora_edu.memory import megabytes, predict
-from lora_edu.widgets import AdapterDial, DialData, MemoryBars, RankDirections, RankSlider, ShapesAndStarts, Widget
+from lora_edu.memory import megabytes, predict, sketch
+from lora_edu.plots import BLUE, INK
+from lora_edu.plots.canvas import Path
+from lora_edu.widgets import (
+    AdapterDial,
+    BudgetPainter,
+    DialData,
+    MemoryBars,
+    RankDirections,
+    RankSlider,
+    ShapesAndStarts,
+    Widget,
+)
+from lora_edu.widgets.budget import ALL_LINEAR, KINDS, NEAR, R_MAX, Choice, budget
 from lora_edu.widgets.directions import rank_one
 from lora_edu.widgets.memory import Bars
 from lora_edu.widgets.ranks import SHOWN, photograph
@@ -207,3 +219,69 @@ def test_memory_bars_show_the_ledger_of_each_setting():
         assert f"{megabytes(ledger.total)} (weights {megabytes(ledger.weights)}" in widget.canvas().alt
         assert f">{megabytes(ledger.total)}<" in drawing(widget)
     assert f"{megabytes(full.optimizer)} → {megabytes(lora.optimizer)}" in drawing(widget)
+
+
+# BudgetPainter --------------------------------------------------------------------------------------------------------
+def paint(widget: BudgetPainter, kinds: str, r: int, first: int = 0, last: int = 29) -> None:
+    wanted = {"first": first, "last": last, "r": r} | {kind: kind in kinds.split() for kind in KINDS}
+    for name, value in wanted.items():
+        widget.controls[name].value = value
+
+
+@pytest.mark.parametrize("kinds, r, first, last", [("q v", 42, 0, 29), ("k", 3, 7, 7), (" ".join(KINDS), 24, 10, 19)])
+def test_the_painter_s_bill_is_the_ledger_s(kinds, r, first, last):
+    widget = BudgetPainter(budget_grid())
+    paint(widget, kinds, r, first, last)
+    bill, model = widget._result(), sketch("smollm2-135m", Choice.of(widget.state).config())
+    ledger = predict(model, 1, 8)
+    assert (bill.parameters, bill.optimizer, bill.file) == (ledger.trainable, ledger.optimizer, ledger.file)
+    assert f"{ledger.trainable:,} parameters" in drawing(widget) and megabytes(ledger.file) in drawing(widget)
+    assert f"{len(bill.targets)} of 210 matrices" in widget.canvas().alt
+    painted = [
+        item for item in widget.canvas().items if isinstance(item, Path) and (item.fill, item.stroke) == (BLUE, INK)
+    ]
+    assert len(painted) == len(bill.targets)
+
+
+def test_layers_may_be_named_from_either_end_and_nothing_painted_costs_nothing():
+    widget = BudgetPainter(budget_grid())
+    paint(widget, "q", 4, first=9, last=2)
+    assert len(widget._result().targets) == 8
+    paint(widget, "", 4)
+    assert widget._result().parameters == 0 and "Nothing is painted" in drawing(widget)
+    widget.button.click()
+    assert widget.errors == []
+
+
+@pytest.mark.parametrize(
+    "kinds, r, said",
+    [
+        (" ".join(KINDS), 8, "the one to beat"),
+        ("q v", 42, "0.610 (0.600 to 0.620 over 3 seeds): worse than all-linear at 0.520"),
+        ("o down", 25, "0.420 (0.400 to 0.450 over 3 seeds): better than all-linear"),
+        (
+            "v",
+            106,
+            "over 2 seeds): all-linear has 0.520, and the seeds overlap",
+        ),  # the run that is missing does not count
+        ("q v", 41, "Not measured at r = 41, but at r = 42"),
+        ("q k", 41, "no score, and none is made up"),
+    ],
+)
+def test_the_painter_judges_what_was_measured_and_nothing_else(kinds, r, said):
+    widget = BudgetPainter(budget_grid())
+    paint(widget, kinds, r)
+    assert said in widget.canvas().alt and said.split(" (")[0] in drawing(widget)
+
+
+def test_the_button_takes_the_rank_of_the_same_bytes():
+    widget = BudgetPainter(budget_grid())
+    reference = budget(ALL_LINEAR).parameters
+    for kinds, r in (("q v", 42), ("gate up down", 13), ("v", 106)):
+        paint(widget, kinds, 1)
+        widget.button.click()
+        assert widget.state["r"] == r
+        assert abs(widget._result().parameters / reference - 1) < NEAR and "the same bytes" in drawing(widget)
+    paint(widget, "v", 1, first=3, last=3)
+    widget.button.click()
+    assert widget.state["r"] == R_MAX and "the same bytes" not in drawing(widget)

@@ -1,10 +1,11 @@
 """One class a widget: it computes with the core, draws with `plots`, and leaves a picture behind."""
 
 from lora_edu.widgets.base import Widget
+from lora_edu.widgets.budget import BudgetPainter
 from lora_edu.widgets.dial import AdapterDial, DialData
 from lora_edu.widgets.directions import RankDirections
 from lora_edu.widgets.memory import MemoryBars
 from lora_edu.widgets.ranks import RankSlider
 from lora_edu.widgets.shapes import ShapesAndStarts
 
-__all__ = ["AdapterDial", "DialData", "MemoryBars", "RankDirections", "RankSlider", "ShapesAndStarts", "Widget"]
+__all__ = ["AdapterDial", "BudgetPainter", "DialData", "MemoryBars", "RankDirections", "RankSlider", "ShapesAndStarts", "Widget"]

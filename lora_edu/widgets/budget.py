@@ -1,0 +1,287 @@
+"""Chapter 04: which of the model's matrices get an adapter, what that costs, and what each choice scored for the same bytes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import ipywidgets
+import torch
+from torch import nn
+
+from lora_edu import checkpoint
+from lora_edu.config import LoRAConfig
+from lora_edu.memory import megabytes, safetensors_bytes, sketch
+from lora_edu.plots import BLUE, INK, MUTED, RULE, VERMILION, WASH, Axes, Canvas, number, percent, ticks
+from lora_edu.stored import Stored, stored
+from lora_edu.targets import Target, plan
+from lora_edu.widgets.base import WIDTH, State, Widget
+
+SHAPE = "smollm2-135m"
+KINDS = ("q", "k", "v", "o", "gate", "up", "down")
+LAYERS = 30
+R_MAX = 128  # k and v have 192 outputs, which no rank may exceed
+LEFT = 124  # pixels to the first layer
+NEAR = 0.02  # bytes within 2 % of the reference count as the same
+PITCH, UNIT = 21, 1 / 75  # pixels a layer; pixels a row or column of a matrix
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which matrices of which layers get an adapter, and of what rank."""
+
+    kinds: tuple[str, ...]
+    layers: tuple[int, int]  # first and last
+    r: int
+
+    @classmethod
+    def of(cls, state: State) -> Choice:
+        first, last = sorted((state["first"], state["last"]))
+        return cls(tuple(kind for kind in KINDS if state[kind]), (first, last), state["r"])
+
+    def config(self) -> LoRAConfig:
+        first, last = self.layers
+        names = tuple(f"{kind}_proj" for kind in self.kinds)
+        return LoRAConfig(r=self.r, target_modules=names, layers_to_transform=tuple(range(first, last + 1)))
+
+    @property
+    def place(self) -> str:
+        kinds = "all seven" if self.kinds == KINDS else " ".join(self.kinds)
+        return kinds if self.layers == (0, LAYERS - 1) else f"{kinds}, layers {self.layers[0]}–{self.layers[1]}"
+
+
+ALL_LINEAR = Choice(KINDS, (0, LAYERS - 1), 8)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a choice costs: exact counts and bytes (fp32, AdamW), worked out from the plan."""
+
+    targets: tuple[Target, ...]
+
+    @property
+    def parameters(self) -> int:
+        return sum(target.parameters for target in self.targets)
+
+    @property
+    def optimizer(self) -> int:
+        """AdamW's two moments of each number, and a step count for each of the two factors."""
+        return 8 * self.parameters + 8 * len(self.targets)
+
+    @property
+    def file(self) -> int:
+        """The safetensors file that `checkpoint.save` would write."""
+        tensors = {}
+        for target in self.targets:
+            n_out, n_in = target.shape
+            for factor, shape in (("lora_A", (target.r, n_in)), ("lora_B", (n_out, target.r))):
+                tensors[checkpoint.disk_key(f"{target.name}.{factor}.default", "default")] = torch.empty(
+                    shape, device="meta"
+                )
+        return safetensors_bytes(tensors, {"format": "pt", checkpoint.FINGERPRINT: "0" * 16})
+
+
+@cache
+def _model() -> nn.Module:
+    """The model's shapes, without content."""
+    return sketch(SHAPE)
+
+
+def budget(choice: Choice) -> Budget:
+    """The bill of a choice; a choice without matrices costs nothing."""
+    return Budget(tuple(plan(_model(), choice.config())) if choice.kinds else ())
+
+
+@dataclass(frozen=True)
+class Score:
+    """Held-out losses of one measured choice, one a seed."""
+
+    choice: Choice
+    losses: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return sum(self.losses) / len(self.losses)
+
+
+def scores(grid: Stored) -> list[Score]:
+    """What `benchmarks/targets_grid.py` stored; a run that was not done is left out."""
+    found = []
+    for entry, row in zip(grid.about["choices"], grid.tensors["loss"].tolist()):
+        first, last = entry["layers"]
+        if losses := tuple(loss for loss in row if math.isfinite(loss)):
+            found.append(Score(Choice(tuple(entry["kinds"]), (first, last), entry["r"]), losses))
+    return found
+
+
+class BudgetPainter(Widget):
+    """The 210 matrices to scale; painted ones get an adapter. Parameters, bytes and the measured score of a choice. Chapter 04.
+
+    Args:
+        grid: measured choices; by default the stored ones.
+    """
+
+    title = "Paint a budget"
+    question = "With the bytes of all-linear at r = 8: which choice of matrices reaches a lower held-out loss?"
+    computes_on = (*KINDS, "first", "last", "r")
+
+    def __init__(self, grid: Stored | None = None) -> None:
+        grid = grid or stored("targets_grid")
+        self.scores = scores(grid)
+        self.base_loss: float = grid.about["loss_of_base"]
+        kinds: dict[str, Any] = {
+            kind: ipywidgets.Checkbox(kind in ("q", "v"), description=kind, indent=False) for kind in KINDS
+        }
+        for box in kinds.values():
+            box.layout = ipywidgets.Layout(width="72px")
+        self.button = ipywidgets.Button(description="Take the rank with all-linear's bytes")
+        self.button.layout = ipywidgets.Layout(width="auto")
+        self.button.on_click(self._match)
+        super().__init__(
+            **kinds,
+            first=ipywidgets.IntSlider(0, 0, LAYERS - 1, description="from layer"),
+            last=ipywidgets.IntSlider(LAYERS - 1, 0, LAYERS - 1, description="to layer"),
+            r=ipywidgets.IntSlider(42, 1, R_MAX, description="rank r"),
+        )
+
+    def extras(self) -> list[ipywidgets.Widget]:
+        return [self.button]
+
+    def _match(self, _button: Any) -> None:
+        with self.reported():
+            choice = Choice.of(self.state)
+            if choice.kinds:
+                self.controls["r"].value = min(max(matching_rank(choice), 1), R_MAX)
+
+    def compute(self, state: State) -> Budget:
+        return budget(Choice.of(state))
+
+    def draw(self, state: State, result: Budget) -> Canvas:
+        choice = Choice.of(state)
+        canvas = Canvas(WIDTH, 404)
+        _draw_map(canvas, {target.name for target in result.targets})
+        cost = _draw_cost(canvas, result)
+        verdict = self._verdict(choice, result)
+        self._draw_scores(canvas, choice, verdict)
+        canvas.alt = f"{len(result.targets)} of 210 matrices painted ({choice.place}, r = {choice.r}). {cost} {verdict}"
+        return canvas
+
+    def _found(self, choice: Choice) -> Score | None:
+        return next((score for score in self.scores if score.choice == choice), None)
+
+    def _verdict(self, choice: Choice, result: Budget) -> str:
+        """One sentence: the score of what is painted, or why there is none."""
+        if not choice.kinds:
+            return "Nothing is painted, so nothing trains."
+        reference = self._found(ALL_LINEAR)
+        if found := self._found(choice):
+            said = f"Measured: a held-out loss of {found.mean:.3f} ({_seeds(found)})"
+            if reference is None or found is reference:
+                return f"{said}: this is the one to beat."
+            if min(found.losses) > max(reference.losses):
+                return f"{said}: worse than all-linear at {reference.mean:.3f}, seed for seed."
+            if max(found.losses) < min(reference.losses):
+                return f"{said}: better than all-linear at {reference.mean:.3f}. Challenge won."
+            return f"{said}: all-linear has {reference.mean:.3f}, and the seeds overlap. No winner."
+        same_place = [
+            s.choice.r for s in self.scores if (s.choice.kinds, s.choice.layers) == (choice.kinds, choice.layers)
+        ]
+        if same_place:
+            return f"Not measured at r = {choice.r}, but at r = {same_place[0]}: the button takes you there."
+        return "Not measured: this choice has no score, and none is made up."
+
+    def _draw_scores(self, canvas: Canvas, choice: Choice, verdict: str) -> None:
+        """Every measured choice as a dot with the range of its seeds; the painted one and all-linear by name."""
+        canvas.text(
+            12,
+            278,
+            f"Measured for these bytes: {len(self.scores)} choices, a dot each. Paint one to name it.",
+            13,
+            bold=True,
+        )
+        canvas.text(12, 297, verdict, 12)
+        every = [loss for score in self.scores for loss in score.losses]
+        room = 0.08 * (max(every) - min(every)) + 1e-3
+        axes = Axes(canvas, (40, 312, WIDTH - 80, 56), (min(every) - room, max(every) + room), (0, 1))
+        axes.frame(
+            ticks(*axes.xlim, 6), (), f"held-out loss a token (further left is better; the base: {self.base_loss:.2f})"
+        )
+        for score in self.scores:
+            here, reference = score.choice == choice, score.choice == ALL_LINEAR
+            colour = VERMILION if here else BLUE if reference else MUTED
+            x, y = axes.at(score.mean, 0.25)
+            axes.line([min(score.losses), max(score.losses)], [0.25, 0.25], colour, 4 if here else 1.5, opacity=0.6)
+            canvas.dot(x, y, 6 if here else 4.5, colour, INK, 1)
+            anchor = "start" if x < 160 else "end" if x > WIDTH - 160 else "middle"
+            if here:
+                canvas.text(x, y - 26, score.choice.place, 12, colour, anchor, bold=True, halo=True)
+            elif reference:
+                canvas.text(x, y - 10, "all-linear", 12, colour, anchor, bold=True, halo=True)
+
+
+def matching_rank(choice: Choice) -> int:
+    """The rank that brings `choice` nearest to the parameters of all-linear at r = 8."""
+    of_rank_1 = budget(Choice(choice.kinds, choice.layers, 1)).parameters
+    return round(budget(ALL_LINEAR).parameters / of_rank_1)
+
+
+def _seeds(score: Score) -> str:
+    count = len(score.losses)
+    return f"{min(score.losses):.3f} to {max(score.losses):.3f} over {count} seeds" if count > 1 else "one seed"
+
+
+def _draw_map(canvas: Canvas, painted: set[str]) -> None:
+    """Rows are the seven matrices of a layer, columns the layers; each matrix to scale, out high and in wide."""
+    modules = {kind: _shapes(kind) for kind in KINDS}
+    y = 20.0
+    for kind, (name, (n_out, n_in)) in modules.items():
+        h, w = n_out * UNIT, n_in * UNIT
+        row = max(h, 12)
+        canvas.text(12, y + row / 2 + 4, kind, 13, bold=True)
+        canvas.text(60, y + row / 2 + 4, f"{n_out} × {n_in}", 10, MUTED)
+        for layer in range(LAYERS):
+            x = LEFT + PITCH * layer + (PITCH - w) / 2
+            on = name.format(layer) in painted
+            canvas.rect(
+                x,
+                y + (row - h) / 2,
+                w,
+                h,
+                fill=BLUE if on else WASH,
+                stroke=INK if on else RULE,
+                width=1 if on else 0.7,
+            )
+        y += row + 4
+    for layer in range(0, LAYERS, 5):
+        canvas.text(LEFT + PITCH * (layer + 0.5), y + 9, str(layer), 11, MUTED, "middle")
+    canvas.text(12, y + 9, "layer", 11, MUTED)
+
+
+@cache
+def _shapes(kind: str) -> tuple[str, tuple[int, int]]:
+    """The name of a matrix with a gap for its layer, and (out, in)."""
+    target = budget(Choice((kind,), (0, 0), 1)).targets[0]
+    return target.name.replace(".0.", ".{}."), target.shape
+
+
+def _draw_cost(canvas: Canvas, result: Budget) -> str:
+    """A bar against all-linear's parameters; returns the bill as a sentence."""
+    reference, total = budget(ALL_LINEAR).parameters, sum(p.numel() for p in _model().parameters())
+    share = result.parameters / reference
+    bill: Sequence[str] = (
+        f"{number(result.parameters)} parameters ({percent(result.parameters / total)} of the base)",
+        f"optimiser {megabytes(result.optimizer)}",
+        f"file {megabytes(result.file)}" if result.targets else "no file",
+    )
+    canvas.text(12, 206, "   ·   ".join(bill), 13, bold=True)
+    left, width = 12, WIDTH - 24
+    mark = left + width / 2
+    canvas.rect(left, 215, width, 12, fill=WASH, stroke=RULE, width=1)
+    canvas.rect(left, 215, min(width * share / 2, width), 12, fill=BLUE, stroke=None)
+    canvas.path([(mark, 211), (mark, 232)], stroke=INK, width=2)
+    same = "the same bytes" if abs(share - 1) <= NEAR else f"{percent(share)} of its parameters"
+    canvas.text(mark, 247, f"all-linear, r = 8: {same}", 12, INK, "middle")
+    return f"{'; '.join(bill)}; beside all-linear at r = 8: {same}."
