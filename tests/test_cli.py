@@ -71,6 +71,7 @@ def adapter(model, data, tmp_path_factory):
     (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
     result = run(*TRAIN, "--config", folder / "settings.yaml", "--r", "3", "--out", folder / "out")
     assert result.exit_code == 0, result.output
+    (folder / "said").write_text(said(result))
     return folder / "out"
 
 
@@ -88,6 +89,7 @@ def test_a_flag_wins_over_the_file_and_the_run_keeps_both(adapter, model, data):
     config = json.loads((adapter / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["target_modules"]) == (3, 10, ["q_proj", "v_proj"])
     kept = yaml.safe_load((adapter / "run.yaml").read_text())
+    assert (adapter.parent / "said").read_text().count("16 rows to train on, 4 held out") == 1
     assert kept["r"] == 3 and kept["max_steps"] == 40 and kept["data"] == str(data)
 
 
@@ -200,10 +202,18 @@ def test_a_mistake_gets_a_sentence_and_an_exit_code(arguments, code, words, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_tenth_is_held_out_where_nothing_is_said(model, data, tmp_path):
+    result = run(
+        "train", "--model", model, "--data", data, "--steps", 1, "--precision", "fp32", "--out", tmp_path / "out"
+    )
+    assert result.exit_code == 0, result.output
+    assert "18 rows to train on, 2 held out" in said(result)
+
+
 def test_too_few_rows_to_hold_some_out_is_said_before_the_model_loads(tmp_path):
     (tmp_path / "two.jsonl").write_text("\n".join(map(json.dumps, ROWS[:2])))
-    result = run("train", "--data", tmp_path / "two.jsonl", "--model", "./nowhere")
-    assert result.exit_code == 1 and "--valid-rows 0" in said(result)
+    result = run("train", "--data", tmp_path / "two.jsonl", "--valid-rows", 2, "--model", "./nowhere")
+    assert result.exit_code == 1 and "2 rows, too few to hold out 2 of them (--valid-rows)" in said(result)
 
 
 def test_debug_shows_where_it_came_from():

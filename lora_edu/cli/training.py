@@ -37,11 +37,13 @@ def train(
         ),
     ] = "",
     valid_rows: Annotated[
-        int,
+        int | None,
         typer.Option(
-            min=0, help="Rows held out to measure the loss on after each epoch; 0 for none.", rich_help_panel=_DATA
+            min=0,
+            help="Rows held out to measure the loss on after each epoch; a tenth of them, 50 at most, without it.",
+            rich_help_panel=_DATA,
         ),
-    ] = 50,
+    ] = None,
     max_length: Annotated[
         int, typer.Option(min=2, help="Longest row in tokens; a longer one is an error.", rich_help_panel=_DATA)
     ] = 512,
@@ -163,17 +165,15 @@ def _rows(task: Any, given: dict[str, Any]) -> tuple[list[Any], list[Any]]:
     """Rows to train on and rows to hold out. Your own are split by a hash of the input, so the same question is never on both sides."""
     from lora_edu.data import read_rows, split
 
+    rows = task.splits().train if task else read_rows(given["data"], system=given["system"])
+    held_out = given.get("valid_rows", min(50, len(rows) // 10))
     if task:
-        parts = task.splits()
-        return parts.train, parts.valid[: given["valid_rows"]]
-    rows = read_rows(given["data"], system=given["system"])
-    if given["valid_rows"] == 0:
+        return rows, task.splits().valid[:held_out]
+    if held_out == 0:
         return rows, []
-    if len(rows) < 2 * given["valid_rows"]:
-        raise DataError(
-            f"{given['data']} has {len(rows)} rows, too few to hold out {given['valid_rows']}: use --valid-rows {len(rows) // 10}"
-        )
-    parts = split(rows, given["valid_rows"], 0)
+    if len(rows) < 2 * held_out:
+        raise DataError(f"{given['data']} has {len(rows)} rows, too few to hold out {held_out} of them (--valid-rows)")
+    parts = split(rows, held_out, 0)
     return parts.train, parts.valid
 
 

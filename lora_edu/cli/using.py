@@ -160,6 +160,7 @@ def chat(
 
     Example: `lora-edu chat --adapter runs/kjv --scale 1.2`
     """
+    import torch
     from transformers import GenerationConfig, TextStreamer
 
     from lora_edu.adapters import set_scale
@@ -187,8 +188,6 @@ def chat(
         elif line.startswith("/"):
             typer.echo("Known are /scale NUMBER, /new and /quit.")
         elif line:
-            import torch
-
             talk.append({"role": "user", "content": line})
             ids = torch.tensor([prompt_ids(talk, tokenizer)], device=base.device)  # (1, T)
             with torch.no_grad():
