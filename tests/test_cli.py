@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -270,7 +271,8 @@ def test_lab_opens_the_first_page(monkeypatch):
     assert asked == [True]
     assert command[:3] == [sys.executable, "-m", "jupyterlab"]
     assert {"--no-browser", "--port=8123"} <= set(command)
-    assert os.path.isfile(command[4]) and command[4].endswith("00_start_here.ipynb")
+    root, page = (argument.split("=")[1] for argument in command[3:5])
+    assert (Path(root) / page.removeprefix("/lab/tree/")).samefile(doctor.course_folder() / "00_start_here.ipynb")
     monkeypatch.setattr(doctor, "course_folder", lambda: None)
     with pytest.raises(LoRAEduError, match="clone"):
         lab_command(browser=False, port=None)

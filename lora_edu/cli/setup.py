@@ -39,12 +39,13 @@ def lab_command(browser: bool, port: int | None) -> list[str]:
             "The notebooks are not here: clone the course's repository and run `pip install -e .` in it."
         )
     install_overrides()
+    page = "/lab/tree/notebooks/00_start_here.ipynb"  # an address, so that it is also in the one that is printed
     command = [
         sys.executable,
         "-m",
         "jupyterlab",
         f"--ServerApp.root_dir={folder.parent}",
-        str(folder / "00_start_here.ipynb"),
+        f"--LabApp.default_url={page}",
     ]
     if not browser:
         command.append("--no-browser")
