@@ -1,16 +1,19 @@
-"""The change that a short full fine-tuning makes to one weight matrix: `python benchmarks/full_finetuning_delta.py`. Chapters 01 and 02.
+"""The change that a short full fine-tuning makes to one weight matrix: `python benchmarks/full_finetuning_delta.py`. Chapter 01.
 
-All parameters of the default model train for 40 steps on the King James task. Stored for the chapters, in
+All parameters of the default model train for 40 steps on the King James task. Stored for the chapter, in
 lora_edu/stored/full_finetuning_delta.safetensors: ΔW of the q_proj of layer 15 in fp16, the losses, how many directions hold 90 % of
 ΔW's energy in every q_proj, and the base's fingerprint. One seed. About four CPU minutes; `--steps 3` is a rehearsal that stores nothing.
+`full_finetuning_spectra.py` makes the same run with three seeds and looks at all matrices.
 """
 
 import argparse
 import time
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from common import environment
+from torch import Tensor
 
 from lora_edu.checkpoint import fingerprint
 from lora_edu.data import collate, encode_rows
@@ -26,13 +29,23 @@ LAYER = "model.layers.15.self_attn.q_proj.weight"
 VALID = 24  # rows on which the loss is measured before and after
 
 
-def measure(steps: int) -> tuple[torch.Tensor, dict]:
-    """ΔW of `LAYER` (576, 576) in fp32, and what is to be known of the run."""
+class Run(NamedTuple):
+    """One fine-tuning: W₀ and ΔW by name, fp32 (out, in), of the matrices asked for, and what is to be known of the run."""
+
+    W0: dict[str, Tensor]
+    delta: dict[str, Tensor]
+    about: dict
+
+
+def fine_tune(steps: int, wanted: str, seed: int = 0) -> Run:
+    """Train all parameters; keep the matrices whose name ends with `wanted`."""
     task = get_task("kjv")
     model, tokenizer = load_base(device="cpu")
     base = fingerprint(model)
-    before = {name: p.detach().clone() for name, p in model.named_parameters() if name.endswith("q_proj.weight")}
-    settings = TrainConfig(learning_rate=1e-4, batch_size=4, max_steps=steps, warmup_ratio=0.05, precision="fp32")
+    W0 = {name: p.detach().clone() for name, p in model.named_parameters() if p.ndim == 2 and name.endswith(wanted)}
+    settings = TrainConfig(
+        learning_rate=1e-4, batch_size=4, max_steps=steps, warmup_ratio=0.05, precision="fp32", seed=seed
+    )
     train, valid = (encode_rows(rows, tokenizer) for rows in (task.splits().train, task.splits().valid[:VALID]))
     model.requires_grad_(True)
     trainer = Trainer(
@@ -41,13 +54,10 @@ def measure(steps: int) -> tuple[torch.Tensor, dict]:
     loss_before, cpu = trainer.evaluate(), time.process_time()
     history = trainer.train()
     after = dict(model.named_parameters())
-    deltas = {name: after[name].detach() - W0 for name, W0 in before.items()}
     about = {
-        "command": "python benchmarks/full_finetuning_delta.py",
         "base": DEFAULT_MODEL,
         "fingerprint": base,
         "task": task.name,
-        "layer": LAYER,
         "trainable_parameters": sum(p.numel() for p in model.parameters()),
         "train": settings.to_dict(),
         "cpu_seconds": round(time.process_time() - cpu),
@@ -55,18 +65,23 @@ def measure(steps: int) -> tuple[torch.Tensor, dict]:
         "valid_rows": VALID,
         "valid_loss_before": round(loss_before, 4),
         "valid_loss_after": round(trainer.evaluate(), 4),
-        "directions_for_90_percent": [effective_rank(torch.linalg.svdvals(delta)) for delta in deltas.values()],
         **environment(),
     }
-    return deltas[LAYER], about
+    return Run(W0, {name: after[name].detach() - before for name, before in W0.items()}, about)
 
 
 if __name__ == "__main__":
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--steps", type=int, default=STEPS)
     options = arguments.parse_args()
-    delta, about = measure(options.steps)
+    run = fine_tune(options.steps, "q_proj.weight")
+    counts = [effective_rank(torch.linalg.svdvals(delta)) for delta in run.delta.values()]
+    about = run.about | {
+        "command": "python benchmarks/full_finetuning_delta.py",
+        "layer": LAYER,
+        "directions_for_90_percent": counts,
+    }
     print({key: value for key, value in about.items() if key not in ("train", "versions")})
     if options.steps == STEPS:
-        path = store("full_finetuning_delta", {"delta": delta.to(torch.float16)}, about)
+        path = store("full_finetuning_delta", {"delta": run.delta[LAYER].to(torch.float16)}, about)
         print(f"written: {path.name}, {path.stat().st_size:,} bytes")

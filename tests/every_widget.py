@@ -13,7 +13,9 @@ from lora_edu.widgets import (
     RankDirections,
     RankSlider,
     ShapesAndStarts,
+    SpectrumExplorer,
 )
+from lora_edu.widgets.spectrum import Change
 
 
 def rank_slider(size: int = 320) -> RankSlider:
@@ -55,6 +57,17 @@ def budget_grid() -> Stored:
     return Stored({"loss": torch.tensor(losses)}, about)
 
 
+def spectrum_explorer() -> SpectrumExplorer:
+    """Two groups: three square layers whose changes have rank 1, 2 and 3 and grow, and one layer that is tall."""
+    draw = torch.Generator().manual_seed(0)
+    square = []
+    for rank in (1, 2, 3):
+        W0, b, a = (torch.randn(*shape, generator=draw) for shape in [(40, 40), (40, rank), (rank, 40)])
+        square.append(Change.between(W0, W0 + 0.01 * rank * b @ a))
+    W0, noise = torch.randn(60, 24, generator=draw), torch.randn(60, 24, generator=draw)
+    return SpectrumExplorer({"square": square, "tall": [Change.between(W0, W0 + 0.5 * noise)] * 2})
+
+
 MAKERS = {
     "ShapesAndStarts": ShapesAndStarts,
     "RankDirections": RankDirections,
@@ -62,4 +75,5 @@ MAKERS = {
     "AdapterDial": lambda: AdapterDial(dial_data(), ask=lambda prompt, scale: f"{prompt} at {scale}"),
     "MemoryBars": MemoryBars,
     "BudgetPainter": lambda: BudgetPainter(budget_grid()),
+    "SpectrumExplorer": spectrum_explorer,
 }

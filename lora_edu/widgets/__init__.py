@@ -7,5 +7,16 @@ from lora_edu.widgets.directions import RankDirections
 from lora_edu.widgets.memory import MemoryBars
 from lora_edu.widgets.ranks import RankSlider
 from lora_edu.widgets.shapes import ShapesAndStarts
+from lora_edu.widgets.spectrum import SpectrumExplorer
 
-__all__ = ["AdapterDial", "BudgetPainter", "DialData", "MemoryBars", "RankDirections", "RankSlider", "ShapesAndStarts", "Widget"]
+__all__ = [
+    "AdapterDial",
+    "BudgetPainter",
+    "DialData",
+    "MemoryBars",
+    "RankDirections",
+    "RankSlider",
+    "ShapesAndStarts",
+    "SpectrumExplorer",
+    "Widget",
+]

@@ -1,0 +1,150 @@
+"""Exercises of chapter 02, Is the update low-rank?"""
+
+from collections.abc import Callable
+
+import torch
+
+from lora_edu.course.exercises import Wrong, as_tensor, attempt, generator, register
+from lora_edu.linalg import eckart_young_error, effective_rank, low_rank
+
+Tensor = torch.Tensor
+
+
+def _planted(k: int, out: int, inp: int, rows: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """W₀ (out, in), a change of rank k with singular values of one size, inputs (rows, in) and the teacher's outputs (rows, out)."""
+    rng = generator()
+    W0 = torch.randn(out, inp, generator=rng, dtype=dtype)
+    U, _ = torch.linalg.qr(torch.randn(out, k, generator=rng, dtype=dtype))
+    V, _ = torch.linalg.qr(torch.randn(inp, k, generator=rng, dtype=dtype))
+    sigma = torch.linspace(5, 3, k, dtype=dtype)
+    delta = (U * sigma) @ V.T
+    x = torch.randn(rows, inp, generator=rng, dtype=dtype)
+    return W0, delta, x, x @ (W0 + delta).T
+
+
+@register(
+    "02.1",
+    title="Train a change of rank r",
+    stars=2,
+    minutes=12,
+    task="Write `train_change(W0, x, y, r)`: leave W0 (out, in) as it is, train bare tensors B (out, r) and A (r, in) so that "
+    "`x @ (W0 + B @ A).T` comes near y, and return (B, A). Adam with a learning rate of 0.03 and 400 steps on all rows will do.",
+    wants="train_change",
+    shows="With r as large as the planted rank B A finds the change; with one direction too few it stops at the best that this rank can do. W0 was not touched.",
+    hints=(
+        "Start A at random numbers, for example `torch.randn(r, n_in) / n_in**0.5`, and B at zeros. Both need `requires_grad_()`.",
+        "`torch.optim.Adam([B, A], lr=0.03)`: only these two are handed to the optimiser.",
+        "In each step: `loss = (x @ (W0 + B @ A).T - y).square().mean()`, then `zero_grad`, `backward`, `step`. Return `B, A`.",
+    ),
+)
+def train_change(train: Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]) -> None:
+    k, out, inp = 3, 10, 14
+    W0, delta, x, y = _planted(k, out, inp, 128, torch.float32)
+    for r in (k, k - 1):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            got = attempt(train, W0, x, y, r)
+        if not isinstance(got, tuple | list) or len(got) != 2:
+            raise Wrong("not a pair", f"`train_change` should return (B, A); it returned {type(got).__name__}")
+        if isinstance(got[0], Tensor) and got[0].shape == (r, inp):
+            raise Wrong("the two are swapped", f"the first of the pair has A's shape {(r, inp)}: the order is (B, A)")
+        B, A = as_tensor(got[0], W0.new_empty(out, r), "B"), as_tensor(got[1], W0.new_empty(r, inp), "A")
+        change = B @ A
+        if not change.isfinite().all():
+            raise Wrong("the training blew up", "B A holds values that are not finite: take a smaller learning rate")
+        if not change.any():
+            raise Wrong("nothing moved", "B A is exactly 0: either no step was taken, or both started at zero")
+        missed, floor = _miss(change, delta), eckart_young_error(torch.linalg.svdvals(delta), r)
+        if missed < floor + 0.05:
+            continue
+        for bug, wanted, why in (
+            ("W0 is not in the sum", W0 + delta, "B A comes near the teacher's whole matrix, and should be what W0 lacks"),
+            ("the sign is turned", -delta, "B A comes near −ΔW: the output is W0 x plus B A x"),
+        ):  # fmt: skip
+            if _miss(change, low_rank(wanted, r)) < 0.5:
+                raise Wrong(bug, why)
+        raise Wrong(
+            "not there yet",
+            f"at r = {r} B A misses the planted change by {missed:.0%} of its size, and {floor:.0%} can be had: more steps, or a larger learning rate",
+        )
+
+
+def _miss(change: Tensor, wanted: Tensor) -> float:
+    return float((change - wanted).norm() / wanted.norm())
+
+
+@register(
+    "02.2",
+    title="The hidden rank",
+    stars=2,
+    minutes=8,
+    task="Write `planted_rank(W0, x, y)`: y = x (W₀ + ΔW)ᵀ without noise, W₀ and x are known, ΔW is not. Find the rank of ΔW without training anything.",
+    wants="planted_rank",
+    shows="What W₀ leaves unexplained is x ΔWᵀ, and its rank is ΔW's, because the inputs go in every direction.",
+    hints=(
+        "Take away what W₀ explains: y − x W₀ᵀ. What is left?",
+        "x ΔWᵀ is left. Its rows are outputs of ΔW, so they need as many directions as ΔW has.",
+        "`torch.linalg.matrix_rank(y - x @ W0.T)`.",
+    ),
+)
+def planted_rank(find: Callable[[Tensor, Tensor, Tensor], int]) -> None:
+    for k, out, inp in [(3, 12, 9), (5, 8, 16), (1, 10, 10)]:
+        W0, _, x, y = _planted(k, out, inp, 40, torch.float64)
+        got = attempt(find, W0, x, y)
+        if not isinstance(got, int | float | Tensor) or (isinstance(got, Tensor) and got.numel() != 1):
+            raise Wrong("not a number", f"`planted_rank` returned {type(got).__name__}")
+        if float(got) == k:
+            continue
+        left = torch.linalg.svdvals(y - x @ W0.T)
+        bugs: dict[float, str] = {
+            40: "the rows are counted",
+            effective_rank(left): "the count for 90 % taken for the rank",
+            k + 1: "one direction too many",
+            k - 1: "one direction too few",
+            min(out, inp): "W₀ is not taken away",
+        }
+        detail = f"W₀ is {out} × {inp}, and the change has rank {k}; you returned {float(got):g}"
+        raise Wrong(bugs.get(float(got), "another rank"), detail)
+
+
+@register(
+    "02.3",
+    title="How many directions hold the energy?",
+    stars=2,
+    minutes=8,
+    task="Write `directions_for(S, share)`: S holds singular values, large to small. Return the smallest number of directions that hold at least `share` "
+    "of the energy, as a whole number.",
+    wants="directions_for",
+    shows="Square, add up, compare with the whole: equal to the module's `effective_rank` on a steep spectrum, on a flat one and on one with a single value.",
+    hints=(
+        "The energy of a direction is its singular value squared. What do the first 1, 2, 3 … directions hold together?",
+        "`held = S.square().cumsum(0) / S.square().sum()` rises to 1.",
+        "Count the places where `held < share`: so many directions are not enough, and one more is.",
+    ),
+)
+def directions_for(count: Callable[[Tensor, float], int]) -> None:
+    steep = torch.tensor([4.0, 2.0, 2.0, 1.0, 1.0, 0.5], dtype=torch.float64)
+    flat = torch.linspace(1.2, 0.8, 20, dtype=torch.float64)
+    rng = generator()
+    drawn = torch.linalg.svdvals(torch.randn(30, 18, generator=rng, dtype=torch.float64))
+    for S, share in [(steep, 0.9), (flat, 0.5), (drawn, 0.8), (torch.tensor([2.0], dtype=torch.float64), 0.9)]:
+        want, got = effective_rank(S, share), attempt(count, S, share)
+        if not isinstance(got, int | float | Tensor) or (isinstance(got, Tensor) and got.numel() != 1):
+            raise Wrong("not a number", f"`directions_for` returned {type(got).__name__}")
+        if float(got) == want:
+            continue
+        held = S.cumsum(0) / S.sum()
+        squares = S.square()
+        bugs: dict[float, str] = {
+            int((squares > (1 - share) * squares[0]).sum()): "compared with the largest and not with the whole",
+            int((squares.cumsum(0) < share).sum()) + 1: "not divided by the whole energy",
+            round(share * len(S)): "a share of the directions and not of the energy",
+            want + 1: "one direction too many",
+            want - 1: "one direction too few",
+            int((held < share - 1e-12).sum()) + 1: "singular values not squared",
+        }
+        kept = float(squares[: max(int(got), 0)].sum() / squares.sum())
+        raise Wrong(
+            bugs.get(float(got), "a wrong count"),
+            f"{len(S)} singular values and a share of {share:.0%}: {want} are needed; the first {float(got):g} hold {kept:.0%}",
+        )

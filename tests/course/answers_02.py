@@ -1,0 +1,94 @@
+"""Chapter 02: solutions, stubs and planted bugs."""
+
+import torch
+from kit import Answers
+
+
+def train_change(W0, x, y, r, *, lr=0.03, steps=250, zero_A=False, base=1.0, sign=1.0):
+    n_out, n_in = W0.shape
+    A = (torch.randn(r, n_in) / n_in**0.5 * (not zero_A)).requires_grad_()
+    B = torch.zeros(n_out, r).requires_grad_()
+    optimizer = torch.optim.Adam([B, A], lr=lr)
+    for _ in range(steps):
+        loss = (x @ (base * W0 + sign * B @ A).T - y).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return B, A
+
+
+def train_stub(W0, x, y, r):
+    B = ...
+    A = ...
+    return B, A
+
+
+def train_W0_too(W0, x, y, r):
+    B, A = train_change(W0, x, y, r)
+    W0 += 0.1 * (B @ A).detach()
+    return B, A
+
+
+def bent(**changes):
+    return lambda W0, x, y, r: train_change(W0, x, y, r, **changes)
+
+
+def planted_rank(W0, x, y):
+    return int(torch.linalg.matrix_rank(y - x @ W0.T))
+
+
+def rank_stub(W0, x, y): ...
+
+
+def share_of(S):
+    return S.square().cumsum(0) / S.square().sum()
+
+
+def directions_for(S, share):
+    return int((share_of(S) < share).sum()) + 1
+
+
+def directions_stub(S, share): ...
+
+
+ANSWERS = {
+    "02.1": Answers(
+        train_change,
+        train_stub,
+        {
+            "nothing moved": bent(zero_A=True),
+            "not there yet": bent(steps=5),
+            "W0 is not in the sum": bent(base=0.0),
+            "the sign is turned": bent(sign=-1.0),
+            "the two are swapped": lambda W0, x, y, r: train_change(W0, x, y, r)[::-1],
+            "an input is changed in place": train_W0_too,
+            "wrong shape": lambda W0, x, y, r: train_change(W0, x, y, r + 1),
+            "not a pair": lambda W0, x, y, r: torch.matmul(*train_change(W0, x, y, r)),
+            "it raises an error": lambda W0, x, y, r: x @ (W0 + torch.zeros(r, 2)).T,
+        },
+    ),
+    "02.2": Answers(
+        planted_rank,
+        rank_stub,
+        {
+            "W₀ is not taken away": lambda W0, x, y: torch.linalg.matrix_rank(y),
+            "one direction too many": lambda W0, x, y: planted_rank(W0, x, y) + 1,
+            "the rows are counted": lambda W0, x, y: len(y - x @ W0.T),
+            "not a number": lambda W0, x, y: y - x @ W0.T,
+            "it raises an error": lambda W0, x, y: torch.linalg.matrix_rank(y - x @ W0),
+            "one direction too few": lambda W0, x, y: planted_rank(W0, x, y) - 1,
+        },
+    ),
+    "02.3": Answers(
+        directions_for,
+        directions_stub,
+        {
+            "singular values not squared": lambda S, share: int((S.cumsum(0) / S.sum() < share).sum()) + 1,
+            "one direction too few": lambda S, share: int((share_of(S) < share).sum()),
+            "one direction too many": lambda S, share: int((share_of(S) < share).sum()) + 2,
+            "not divided by the whole energy": lambda S, share: int((S.square().cumsum(0) < share).sum()) + 1,
+            "not a number": lambda S, share: share_of(S),
+            "nothing is returned": lambda S, share: print(end=""),
+        },
+    ),
+}
