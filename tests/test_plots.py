@@ -4,8 +4,10 @@ import io
 import xml.etree.ElementTree as ElementTree
 
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pytest
+from nbconvert import HTMLExporter
 from PIL import Image
 
 from lora_edu.plots import (
@@ -83,16 +85,21 @@ def test_an_arrow_without_length_has_no_head():
     assert canvas.svg() and canvas.png()
 
 
-def test_only_zero_is_white_in_a_heatmap():
+def test_only_zero_is_clear_in_a_heatmap():
     pixels = heatmap(np.array([[0.0, 1e-4, 1.0], [-1e-4, -1.0, np.nan]]))
-    assert tuple(pixels[0, 0]) == (255, 255, 255)
-    assert tuple(pixels[0, 2]) == rgb(VERMILION) and tuple(pixels[1, 1]) == rgb(BLUE)
-    red, _, blue = pixels[0, 1].astype(int)
-    assert red > blue
-    red, _, blue = pixels[1, 0].astype(int)
-    assert blue > red
-    assert tuple(pixels[1, 2]) == (160, 160, 160)
-    assert (heatmap(np.zeros((2, 2))) == 255).all()
+    assert (pixels[..., 3] == 0).tolist() == [[True, False, False], [False, False, False]]
+    assert tuple(pixels[0, 2]) == (*rgb(VERMILION), 255) and tuple(pixels[1, 1]) == (*rgb(BLUE), 255)
+    assert tuple(pixels[0, 1, :3]) == rgb(VERMILION) and tuple(pixels[1, 0, :3]) == rgb(BLUE)
+    assert tuple(pixels[1, 2]) == (160, 160, 160, 255)
+    assert not heatmap(np.zeros((2, 2)))[..., 3].any()
+
+
+def test_clear_pixels_show_what_lies_below():
+    canvas = Canvas(40, 20)
+    canvas.rect(0, 0, 40, 20, fill=BLUE, stroke=None)
+    canvas.image(0, 0, 40, 20, heatmap(np.array([[0.0, 1.0]])))
+    image = Image.open(io.BytesIO(canvas.png()))
+    assert near(pixel(image, 10, 10), BLUE) and near(pixel(image, 30, 10), VERMILION)
 
 
 def test_colours_come_with_a_dash_each():
@@ -152,6 +159,28 @@ def test_a_picture_of_a_figure_keeps_its_alt_text_and_closes_the_figure():
     data, metadata = picture._repr_mimebundle_()
     assert data["text/plain"] == metadata["image/png"]["alt"] == "A line from the bottom left to the top right."
     assert Image.open(io.BytesIO(picture.png)).width // 2 == metadata["image/png"]["width"]
+
+
+def test_a_picture_lies_on_a_card_with_clear_corners():
+    for drawing in (sample(), plt.figure()):
+        image = Image.open(io.BytesIO(Picture.of(drawing, alt="a card").png)).convert("RGBA")
+        right, bottom = image.width - 1, image.height - 1
+        assert {image.getpixel(at)[3] for at in ((0, 0), (right, 0), (0, bottom), (right, bottom))} == {0}
+        assert all(
+            near(image.getpixel(at)[:3], "rule") for at in ((right // 2, 0), (0, bottom // 2), (right, bottom // 2))
+        )
+        assert near(image.getpixel((8, bottom // 2))[:3], "paper")
+        opaque = sum(np.asarray(image)[..., 3].ravel() == 255) / (image.width * image.height)
+        assert 0.98 < opaque < 1
+
+
+def test_nbconvert_finds_the_alt_text():
+    """Its classic template reads the key; the default one, lab, drops every alt text (nbconvert 7.17)."""
+    data, metadata = Picture.of(sample())._repr_mimebundle_()
+    output = nbformat.v4.new_output("display_data", data, metadata=metadata)
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", outputs=[output])])
+    page, _ = HTMLExporter(template_name="classic").from_notebook_node(notebook)
+    assert f'alt="{sample().alt}"' in page
 
 
 @pytest.mark.parametrize("drawing", [lambda: Canvas(10, 10), lambda: plt.figure()])

@@ -59,7 +59,7 @@ class Text:
 class Raster:
     corner: Point
     size: Point
-    pixels: np.ndarray  # (h, w) grey or (h, w, 3), uint8
+    pixels: np.ndarray  # (h, w) grey, (h, w, 3) or (h, w, 4) with opacity; uint8
     smooth: bool
 
 
@@ -126,7 +126,7 @@ class Canvas:
         self.items.append(Text((x, y), text, size, colour, anchor, bold, halo))
 
     def image(self, x: float, y: float, w: float, h: float, pixels: np.ndarray, smooth: bool = False) -> None:
-        """Pixels, (h, w) grey or (h, w, 3) colour, uint8, stretched over the box; each stays a square unless `smooth`."""
+        """Pixels, (h, w) grey, (h, w, 3) colour or (h, w, 4) with opacity, uint8, stretched over the box; sharp unless `smooth`."""
         self.items.append(Raster((x, y), (w, h), np.ascontiguousarray(pixels), smooth))
 
     def paste(self, x: float, y: float, other: Canvas) -> None:

@@ -38,7 +38,9 @@ def rgb(colour: str) -> tuple[int, int, int]:
 
 
 def heatmap(matrix: np.ndarray, limit: float | None = None) -> np.ndarray:
-    """The entries of a matrix as pixels: blue below zero, white at zero and nowhere else, vermilion above.
+    """The entries of a matrix as pixels: blue below zero, clear at zero and nowhere else, vermilion above.
+
+    Clear, not white: a matrix of zeros looks empty on a dark page too.
 
     A sign has `LEVELS` shades: more cannot be told apart and make a picture of noise four times as large.
 
@@ -47,25 +49,25 @@ def heatmap(matrix: np.ndarray, limit: float | None = None) -> np.ndarray:
         limit: the absolute value that gets the full colour; the matrix's largest by default.
 
     Returns:
-        (m, n, 3) uint8. Entries that are not numbers are grey.
+        (m, n, 4) uint8, red, green, blue, opacity. Entries that are not numbers are grey.
     """
     values = np.asarray(matrix, dtype=np.float32)
     finite = np.isfinite(values)
     if limit is None:
         limit = float(np.abs(values[finite]).max(initial=0.0))
     shade = np.where(finite, values, 0) * (LEVELS / (limit or 1.0))
-    # Away from zero, so that only zero is white; the 1e-5 keeps a value that is a whole shade at that shade.
+    # Away from zero, so that only zero is clear; the 1e-5 keeps a value that is a whole shade at that shade.
     shade = np.clip(np.trunc(shade + np.sign(shade) * (1 - 1e-5)), -LEVELS, LEVELS)
     pixels = _SHADES[shade.astype(np.int8) + LEVELS]
-    pixels[~finite] = 160
+    pixels[~finite] = (160, 160, 160, 255)
     return pixels
 
 
 def _shades() -> np.ndarray:
-    """The colours of shades −LEVELS … LEVELS: (2·LEVELS + 1, 3) uint8."""
+    """The colours of shades −LEVELS … LEVELS: (2·LEVELS + 1, 4) uint8."""
     share = np.arange(-LEVELS, LEVELS + 1)[:, None] / LEVELS
     hue = np.where(share < 0, np.array(rgb(BLUE)), np.array(rgb(VERMILION)))
-    return (255 + np.abs(share) * (hue - 255.0)).round().astype(np.uint8)
+    return np.hstack([hue, 255 * np.abs(share)]).round().astype(np.uint8)
 
 
 _SHADES = _shades()

@@ -7,10 +7,15 @@ import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lora_edu.plots.canvas import Canvas
+from PIL import Image, ImageDraw
+
+from lora_edu.plots.canvas import Canvas, png_bytes
+from lora_edu.plots.palette import RULE, rgb
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+SCALE = 2  # pixels of the file to a pixel of the page
 
 
 @dataclass(frozen=True)
@@ -40,18 +45,33 @@ class Picture:
         if not alt.strip():
             raise ValueError("a picture needs alt text: say in a sentence what it shows, Picture.of(figure, alt='…')")
         if isinstance(drawing, Canvas):
-            return cls(drawing.png(), alt, round(drawing.width), summary or alt)
+            from lora_edu.plots.raster import paint
+
+            return cls(_card(paint(drawing, SCALE)), alt, round(drawing.width), summary or alt)
         import matplotlib.pyplot as plt
 
         buffer = io.BytesIO()
-        drawing.savefig(
-            buffer, format="png", dpi=144, facecolor="white", bbox_inches="tight", metadata={"Software": None}
-        )
+        drawing.savefig(buffer, format="png", dpi=72 * SCALE, facecolor="white", bbox_inches="tight", pad_inches=0.16)
         plt.close(drawing)
-        png = buffer.getvalue()
-        pixels = int.from_bytes(png[16:20], "big")  # the PNG header's own width
-        return cls(png, alt, pixels // 2, summary or alt)
+        sheet = Image.open(buffer).convert("RGB")
+        return cls(_card(sheet), alt, sheet.width // SCALE, summary or alt)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
         data = {"image/png": base64.b64encode(self.png).decode(), "text/plain": self.summary}
         return data, {"image/png": {"alt": self.alt, "width": self.width}}
+
+
+def _card(sheet: Image.Image) -> bytes:
+    """The sheet (RGB) with round corners and a thin rim: on a dark page it lies like a card, on a white one it has an edge.
+
+    A PNG of at most 255 colours and "clear": a third of the bytes, no difference to the eye.
+    """
+    edge, radius = (0, 0, sheet.width - 1, sheet.height - 1), 8 * SCALE
+    ImageDraw.Draw(sheet).rounded_rectangle(edge, radius, outline=rgb(RULE), width=SCALE)
+    outside = Image.new("L", sheet.size, 255)
+    ImageDraw.Draw(outside).rounded_rectangle(edge, radius, fill=0)
+    card = sheet.quantize(255)
+    card.putpalette([*(card.getpalette() or ()), *[255] * 768][:768])  # or a sheet of few colours has no number 255
+    card.paste(255, mask=outside)
+    card.info["transparency"] = 255
+    return png_bytes(card)

@@ -99,7 +99,8 @@ class _Painter:
         x, y = self._at(item.corner, origin)
         box = (max(1, round(item.size[0] * self.zoom)), max(1, round(item.size[1] * self.zoom)))
         how = Image.Resampling.BICUBIC if item.smooth else Image.Resampling.NEAREST
-        self.image.paste(Image.fromarray(item.pixels).convert("RGB").resize(box, how), (round(x), round(y)))
+        pixels = Image.fromarray(item.pixels).convert("RGBA").resize(box, how)
+        self.image.paste(pixels, (round(x), round(y)), mask=pixels)
 
 
 def _rgba(colour: str, opacity: float) -> tuple[int, int, int, int]:
