@@ -11,6 +11,8 @@ from every_widget import MAKERS
 from PIL import Image
 
 from lora_edu.plots import Canvas
+from lora_edu.plots.canvas import Text
+from lora_edu.plots.raster import font
 from lora_edu.widgets import Widget
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
@@ -81,12 +83,26 @@ def test_drawing_is_well_formed_and_says_what_it_shows(widget):
     assert "black" not in drawing(widget).lower() and 'fill="#000' not in drawing(widget)  # ink follows the theme
 
 
+def test_no_text_runs_off_the_drawing(widget):
+    canvas = widget.canvas()
+    for text in (item for item in canvas.items if isinstance(item, Text)):
+        length = font(text.size, text.bold).getlength(text.text)
+        left = text.at[0] - length * {"start": 0, "middle": 0.5, "end": 1}[text.anchor]
+        assert left >= -1 and left + length <= canvas.width + 1 and text.at[1] <= canvas.height, text.text
+
+
+def test_the_page_gets_the_style_that_makes_handles_visible(widget):
+    """The rules are for `.lora-edu`: the container must be one, and must bring them."""
+    assert "lora-edu" in widget.view._dom_classes
+    assert ".lora-edu .noUi-target .noUi-handle { border" in widget.view.children[0].value
+
+
 def test_the_picture_stays_when_the_kernel_goes(widget):
     data, metadata = widget._repr_mimebundle_()
     assert set(data) == {WIDGET_VIEW, "image/png", "text/plain"}
     picture = Image.open(io.BytesIO(base64.b64decode(data["image/png"])))
     assert picture.width == 2 * metadata["image/png"]["width"]
-    assert len(set(picture.convert("RGB").resize((64, 64)).tobytes())) > 20  # something is painted
+    assert len(set(picture.convert("RGBA").resize((64, 64)).tobytes())) > 20  # something is painted
     assert len(data["image/png"]) < 450_000
     assert len(metadata["image/png"]["alt"]) > 80
     assert widget.title in data["text/plain"] and widget.question in data["text/plain"]

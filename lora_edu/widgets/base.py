@@ -17,6 +17,7 @@ from typing import Any
 import ipywidgets
 
 from lora_edu.plots import INK, MUTED, Canvas, Picture, wrapped
+from lora_edu.widgets.style import CLASS, STYLE
 
 State = Mapping[str, Any]
 WIDTH = 760  # of every widget's drawing, in pixels: fits a notebook's column beside JupyterLab's file browser
@@ -47,7 +48,8 @@ class Widget:
         self._image = ipywidgets.HTML()
         self._message = ipywidgets.HTML()
         heading = ipywidgets.HTML(
-            f'<div style="line-height:1.4;max-width:{WIDTH}px"><b>{escape(self.title)}</b><br>{escape(self.question)}</div>'
+            f'{STYLE}<div style="line-height:1.4;max-width:{WIDTH}px"><b>{escape(self.title)}</b><br>'
+            f"{escape(self.question)}</div>"
         )
         for control in controls.values():
             control.style.description_width = "initial"
@@ -55,6 +57,7 @@ class Widget:
         row = ipywidgets.HBox([*controls.values(), *self.extras()])
         row.layout = ipywidgets.Layout(flex_flow="row wrap", max_width=f"{WIDTH}px", grid_gap="2px 18px")
         self.view = ipywidgets.VBox([heading, row, self._image, self._message])
+        self.view.add_class(CLASS)
         self._redraw()
 
     # What a subclass says ---------------------------------------------------------------------------------------------
