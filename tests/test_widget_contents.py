@@ -8,8 +8,9 @@ from lora_edu.config import LoRAConfig
 from lora_edu.errors import DataError
 from lora_edu.linalg import low_rank
 from lora_edu.memory import megabytes, predict, sketch
-from lora_edu.plots import BLUE, INK
-from lora_edu.plots.canvas import Path
+from lora_edu.plots import BLUE, GREEN, INK
+from lora_edu.plots.canvas import Dot, Path, Raster
+from lora_edu.plots.raster import font
 from lora_edu.widgets import (
     AdapterDial,
     BudgetPainter,
@@ -20,11 +21,14 @@ from lora_edu.widgets import (
     ShapesAndStarts,
     Widget,
 )
+from lora_edu.widgets.base import WIDTH
 from lora_edu.widgets.budget import ALL_LINEAR, KINDS, NEAR, R_MAX, Choice, budget
+from lora_edu.widgets.dial import LINES
+from lora_edu.widgets.dial import _lines as dial_lines
 from lora_edu.widgets.directions import rank_one
 from lora_edu.widgets.memory import Bars
 from lora_edu.widgets.ranks import SHOWN, photograph
-from lora_edu.widgets.shapes import STARTS, STEPS, start_and_train
+from lora_edu.widgets.shapes import STARTS, STEPS, VERDICT_FROM, start_and_train
 
 
 def drawing(widget: Widget) -> str:
@@ -76,13 +80,39 @@ def test_a_run_that_blows_up_is_drawn_and_said():
     assert widget.errors == []
 
 
-def test_every_start_has_its_own_verdict():
+VERDICTS = {
+    "B = 0 (LoRA)": "silent at step 0; learns",
+    "A = 0": "silent at step 0; learns",
+    "both random": "not silent",
+    "both zero": "dead: nothing flows back, ever",
+}
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_the_verdict_waits_for_the_third_step(start):
     widget = ShapesAndStarts()
-    said = set()
-    for start in STARTS:
-        widget.controls["start"].value = start
-        said.add(widget.canvas().alt)
-    assert len(said) == 4
+    widget.controls["start"].value = start
+    for step in range(VERDICT_FROM + 1):
+        widget.controls["step"].value = step
+        for words in (drawing(widget), widget.canvas().alt):
+            assert (VERDICTS[start] in words) == (step == VERDICT_FROM)
+        ahead = [
+            p
+            for p in widget.canvas().items
+            if isinstance(p, Path) and p.stroke == GREEN and len(p.points) > VERDICT_FROM + 1
+        ]
+        assert bool(ahead) == (step == VERDICT_FROM)  # nor does the curve show what is to come
+
+
+@pytest.mark.parametrize("start, empty", [("B = 0 (LoRA)", 2), ("A = 0", 2), ("both random", 0), ("both zero", 3)])
+def test_a_matrix_of_zeros_is_an_empty_dashed_frame(start, empty):
+    widget = ShapesAndStarts()
+    widget.controls["start"].value = start
+    items = widget.canvas().items
+    frames = [p for p in items if isinstance(p, Path) and p.closed and p.dash]
+    assert len(frames) == drawing(widget).count(">zeros<") == empty
+    assert all(frame.fill is None and frame.stroke == INK for frame in frames)
+    assert sum(isinstance(item, Raster) for item in items) == 4 - empty + 1  # the other matrices, and the legend
 
 
 # RankDirections -------------------------------------------------------------------------------------------------------
@@ -154,6 +184,31 @@ def test_the_dial_shows_the_answers_of_its_scale_and_marks_the_losses():
     assert "4.9" in drawing(widget)  # 3.7 + 0.3 · 2²
     assert "…" in drawing(widget)  # the long answer is cut
     assert "general text 4.9" in widget.canvas().alt
+
+
+@pytest.mark.parametrize("answer", ["thou shalt not tarry " * 40, "ye" * 400, "\n\n", "W" * 41])
+def test_an_answer_of_any_length_fits_in_its_lines(answer):
+    data = dial_data()
+    widget = AdapterDial(DialData(**(vars(data) | {"answers": [[answer, "yes"]] * len(data.scales)})))
+    lines = dial_lines(answer)
+    assert len(lines) <= LINES and max(font(14).getlength(line) for line in lines) <= WIDTH - 40
+    assert all(f">{line}<" in drawing(widget) for line in lines if line)
+
+
+def test_the_dial_s_curves_differ_without_colour():
+    items = AdapterDial(dial_data()).canvas().items
+    squares = [p for p in items if isinstance(p, Path) and p.closed]
+    dots = [p for p in items if isinstance(p, Dot)]
+    assert len(squares) == len(dots) == 2  # on the curve and in the legend
+    curves = {p.stroke: p.dash for p in items if isinstance(p, Path) and len(p.points) == 6}
+    assert len(set(curves.values())) == len(curves) == 2
+
+
+def test_the_dial_names_the_base_and_the_adapter_as_trained():
+    widget = AdapterDial(dial_data())
+    assert "Shown at: scale 1 (as trained)." in widget.picture().summary
+    widget.controls["scale"].value = 0.0
+    assert widget.controls["scale"].label == "0 (base)"
 
 
 def test_the_reader_can_ask_at_a_scale():

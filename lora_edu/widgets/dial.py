@@ -14,6 +14,7 @@ from lora_edu.plots import BLUE, CYCLE, DASHES, INK, MUTED, RULE, Axes, Canvas, 
 from lora_edu.widgets.base import WIDTH, State, Widget
 
 LINES = 2  # an answer longer than this many lines is cut
+LANDMARKS = {0.0: " (base)", 1.0: " (as trained)"}
 
 
 @dataclass(frozen=True)
@@ -72,11 +73,12 @@ class AdapterDial(Widget):
     def __init__(self, data: DialData, ask: Callable[[str, float], str] | None = None) -> None:
         self.data, self.ask = data, ask
         self.own = ipywidgets.Text(placeholder="a sentence of your own", description="ask", layout={"width": "420px"})
+        self.own.style.description_width = "initial"
         self.button = ipywidgets.Button(description="Ask at this scale", tooltip="Runs the model: a few seconds")
         self.reply = ipywidgets.HTML()
         self.button.on_click(self._on_ask)
         start = min(range(len(data.scales)), key=lambda i: abs(data.scales[i] - 1))
-        options = [(number(scale), scale) for scale in data.scales]
+        options = [(number(scale) + LANDMARKS.get(scale, ""), scale) for scale in data.scales]
         super().__init__(
             scale=ipywidgets.SelectionSlider(
                 options=options, index=start, description="scale", layout={"width": "560px"}
@@ -106,7 +108,7 @@ class AdapterDial(Widget):
         for prompt, answer in zip(data.prompts, data.answers[at]):
             canvas.path([(8, top + 2), (8, top + 48)], stroke=BLUE, width=3)
             canvas.text(20, top + 12, prompt, 12, MUTED)
-            for line, words in enumerate(_cut(wrapped(answer or "(no answer)", 14, WIDTH - 40))):
+            for line, words in enumerate(_lines(answer or "(no answer)")):
                 canvas.text(20, top + 30 + 18 * line, words, 14, INK)
             top += 60
         _draw_losses(canvas, top + 34, data, at)
@@ -133,16 +135,34 @@ def _draw_losses(canvas: Canvas, top: float, data: DialData, at: int) -> None:
         if data.scales[0] <= scale <= data.scales[-1]:
             canvas.path([(axes.x(scale), top), (axes.x(scale), top + 150)], stroke=RULE, width=1)
             canvas.text(axes.x(scale) + 4, top + 10, name, 10, MUTED)
+    axes.rule_at(data.scales[at])
     for row, (name, curve) in enumerate(data.curves.items()):
         axes.line(data.scales, curve, CYCLE[row], width=2.5, dash=DASHES[row])
-        canvas.dot(axes.x(data.scales[at]), axes.y(curve[at]), 5, CYCLE[row], INK)
         y = top + 24 + 50 * row
         canvas.path([(560, y - 4), (590, y - 4)], stroke=CYCLE[row], width=2.5, dash=DASHES[row])
+        for point in (axes.at(data.scales[at], curve[at]), (575, y - 4)):
+            _mark(canvas, point, row)
         canvas.text(560, y + 14, name, 12)
         canvas.text(598, y, number(curve[at]), 14, bold=True)
-    axes.rule_at(data.scales[at])
 
 
-def _cut(lines: list[str]) -> list[str]:
-    """At most LINES lines, with an ellipsis where the rest is left out."""
-    return lines if len(lines) <= LINES else [*lines[: LINES - 1], f"{lines[LINES - 1]} …"]
+def _mark(canvas: Canvas, at: tuple[float, float], row: int) -> None:
+    """A round point on the first curve, a square one on the second, and so on: told apart without their colours."""
+    x, y = at
+    if row % 2:
+        canvas.rect(x - 5, y - 5, 10, 10, fill=CYCLE[row], stroke=INK)
+    else:
+        canvas.dot(x, y, 5, CYCLE[row], INK)
+
+
+def _lines(answer: str, size: float = 14, width: float = WIDTH - 40) -> list[str]:
+    """The answer in at most LINES lines that fit, with an ellipsis where the rest is left out.
+
+    A model that is turned too far may answer without a space: long words are broken.
+    """
+    words = [word[k : k + 40] for word in answer.split() for k in range(0, len(word), 40)]
+    lines = wrapped(" ".join(words), size, width)
+    if len(lines) <= LINES:
+        return lines
+    last = wrapped(lines[LINES - 1], size, width - 2 * size)[0]  # room for the ellipsis
+    return [*lines[: LINES - 1], f"{last} …"]

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import ipywidgets
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +16,7 @@ from lora_edu.plots import BLUE, GREEN, INK, MUTED, RULE, VERMILION, WASH, Axes,
 from lora_edu.widgets.base import WIDTH, State, Widget, choice
 
 STEPS = 40
+VERDICT_FROM = 3  # the step from which the widget sums up; before it the reader looks for herself
 LEARNING_RATE = 0.03
 STARTS = {
     "B = 0 (LoRA)": "B",
@@ -94,8 +96,8 @@ class ShapesAndStarts(Widget):
     def __init__(self) -> None:
         size = {"min": 4, "max": 64, "step": 4}
         sides = {
-            "d_in": ipywidgets.IntSlider(64, description="inputs d_in", **size),
-            "d_out": ipywidgets.IntSlider(48, description="outputs d_out", **size),
+            "d_in": ipywidgets.IntSlider(64, description="in (inputs)", **size),
+            "d_out": ipywidgets.IntSlider(48, description="out (outputs)", **size),
         }
         r = ipywidgets.IntSlider(4, 1, 32, description="rank r")
 
@@ -119,7 +121,7 @@ class ShapesAndStarts(Widget):
 
     def draw(self, state: State, result: Run) -> Canvas:
         step = state["step"]
-        canvas = Canvas(WIDTH, 478)
+        canvas = Canvas(WIDTH, 530)
         _draw_matrices(canvas, state, result)
         _draw_flow(canvas, result, step)
         _draw_loss(canvas, result, step)
@@ -131,77 +133,110 @@ def _draw_matrices(canvas: Canvas, state: State, run: Run) -> None:
     """y = W₀x + s·B(Ax), each matrix as a rectangle to scale whose pixels are its entries."""
     step, r, d_in, d_out = (state[k] for k in ("step", "r", "d_in", "d_out"))
     unit, middle = 2.2, 44 + 2.2 * 64 / 2
-    A, B, delta = run.As[step], run.Bs[step], run.delta(step)
-    boxes = (  # left edge, name, matrix, colour limit (a random start's largest entry: zeros look white and growth shows)
-        (8, "W₀  frozen", run.W0, None),
-        (218, "B  trained", B, 1 / math.sqrt(r)),
-        (390, "A  trained", A, 1 / math.sqrt(d_in)),
-        (606, f"ΔW = {number(run.scaling)}·B·A", delta, float(run.W0.abs().max())),
+    largest = float(run.W0.abs().max())
+    boxes = (  # left edge, name, shape, matrix, the entry with full colour (for A and B a random start's largest)
+        (8, "W₀  frozen", "out × in", run.W0, largest),
+        (218, "B  trained", "out × r", run.Bs[step], 1 / math.sqrt(r)),
+        (390, "A  trained", "r × in", run.As[step], 1 / math.sqrt(d_in)),
+        (606, f"ΔW = {number(run.scaling)}·B·A", "out × in", run.delta(step), largest),
     )
     room = unit * 64
-    for left, name, matrix, limit in boxes:
+    for left, name, shape, matrix, limit in boxes:
         rows, columns = matrix.shape
-        w, h = unit * columns, unit * rows
-        x, y = left + (room - w) / 2, middle - h / 2
-        canvas.image(x, y, w, h, heatmap(matrix.numpy(), limit))
-        canvas.rect(
-            x, y, w, h, stroke=INK if "trained" in name else MUTED, width=1.5, dash=() if "trained" in name else (4, 3)
-        )
-        canvas.text(left + room / 2, 18, name, 14, anchor="middle", bold=True)
-        canvas.text(
-            left + room / 2, 35, f"({rows} × {columns}) = {number(matrix.numel())} entries", 11, MUTED, "middle"
-        )
+        centre = left + room / 2
+        _draw_matrix(canvas, (centre, middle, unit * columns, unit * rows), matrix, limit)
+        canvas.text(centre, 18, name, 14, anchor="middle", bold=True)
+        canvas.text(centre, 35, f"{shape} = {rows} × {columns}", 11, MUTED, "middle")
     for x, sign in ((184, f"+ {number(run.scaling)} ×"), (374, "×")):
         canvas.text(x, middle + 5, sign, 15, anchor="middle")
-    canvas.path([(570, 4), (570, 184)], stroke=RULE, width=1)
+    canvas.path([(570, 4), (570, 200)], stroke=RULE, width=1)
+    _draw_legend(canvas, 218)
     ours, full = r * (d_in + d_out), d_in * d_out
     canvas.text(
         8,
-        208,
-        f"A and B hold r·(d_in + d_out) = {number(ours)} numbers, {percent(ours / full)} of W₀'s; "
+        252,
+        f"A and B hold r·(in + out) = {number(ours)} numbers, {percent(ours / full)} of W₀'s {number(full)}; "
         f"that stays below 100 % while r < {number(full / (d_in + d_out))}.",
         12,
         INK,
     )
     share = min(ours / full, 1.0)
-    canvas.rect(8, 216, WIDTH - 16, 8, fill=WASH, stroke=RULE, width=1)
-    canvas.rect(8, 216, (WIDTH - 16) * share, 8, fill=GREEN if ours < full else VERMILION, stroke=None)
+    canvas.rect(8, 260, WIDTH - 16, 8, fill=WASH, stroke=RULE, width=1)
+    canvas.rect(8, 260, (WIDTH - 16) * share, 8, fill=GREEN if ours < full else VERMILION, stroke=None)
+
+
+def _draw_matrix(canvas: Canvas, box: tuple[float, float, float, float], matrix: Tensor, limit: float) -> None:
+    """The entries, or an empty dashed frame and the word "zeros"; `box` is (centre x, centre y, width, height)."""
+    x, y, w, h = box
+    if bool(matrix.any()):
+        canvas.image(x - w / 2, y - h / 2, w, h, heatmap(matrix.numpy(), limit))
+        canvas.rect(x - w / 2, y - h / 2, w, h, stroke=MUTED, width=1)
+        return
+    canvas.rect(x - w / 2, y - h / 2, w, h, stroke=INK, width=1.5, dash=(5, 4))
+    fits = w > 44 and h > 18
+    canvas.text(x, y + 4 if fits else y + h / 2 + 15, "zeros", 12, INK, "middle")
+
+
+def _draw_legend(canvas: Canvas, y: float) -> None:
+    """What the colours of the entries mean; `y` is the baseline of its text."""
+    canvas.text(8, y, "entries:  below 0", 11, MUTED)
+    canvas.image(108, y - 10, 98, 12, heatmap(np.linspace(-1, 1, 49)[None]))
+    canvas.rect(108, y - 10, 98, 12, stroke=MUTED, width=1)
+    canvas.text(
+        214,
+        y,
+        "above 0.   Full colour: W₀'s largest entry (W₀, ΔW), a random start's largest (A, B).",
+        11,
+        MUTED,
+    )
 
 
 def _draw_flow(canvas: Canvas, run: Run, step: int) -> None:
     """Three bars: what the adapter says (output change) and what comes back (two gradients)."""
-    canvas.text(8, 262, f"Measured at step {step}", 13, bold=True)
-    canvas.text(172, 262, "full bar: the run's largest", 11, MUTED)
-    loudest = max(max(_finite(run.grad_A)), max(_finite(run.grad_B)))
+    canvas.text(8, 306, f"Measured at step {step}", 13, bold=True)
+    canvas.text(8, 324, f"A full bar is the largest value of steps 0 to {STEPS}; A and B share it.", 11, MUTED)
+    loudest = max(_finite(run.grad_A) + _finite(run.grad_B))
     bars = (
-        ("output change ‖Δy‖ / ‖W₀x‖", run.output_change[step], max(1.0, *_finite(run.output_change)), INK),
+        ("output change ‖Δy‖ / ‖W₀x‖", run.output_change[step], max(_finite(run.output_change)), INK),
         ("what flows back to A  ‖∂L/∂A‖", run.grad_A[step], loudest, BLUE),
         ("what flows back to B  ‖∂L/∂B‖", run.grad_B[step], loudest, VERMILION),
     )
     for row, (name, value, top, colour) in enumerate(bars):
-        y = 284 + 44 * row
+        y = 346 + 42 * row
         canvas.text(8, y, name, 12)
         canvas.rect(8, y + 6, 250, 14, fill=WASH, stroke=None)
-        if math.isfinite(value):
-            canvas.rect(8, y + 6, 250 * min(value / (top or 1), 1), 14, fill=colour, stroke=None)
+        if math.isfinite(value) and value > 0:  # a bar of no width would still leave a speck
+            canvas.rect(8, y + 6, 250 * min(value / top, 1), 14, fill=colour, stroke=None)
         canvas.text(264, y + 18, "0 exactly" if value == 0 else number(value), 12, bold=True)
-    canvas.text(8, 430, f"ΔW now has rank {_rank_of(run, step)}, at most r = {run.As[step].shape[0]}", 12)
-    canvas.text(8, 452, _verdict(run), 12, bold=True)
+    canvas.text(8, 484, f"ΔW now has rank {_rank_of(run, step)}, at most r = {run.As[step].shape[0]}", 12)
+    if step < VERDICT_FROM:
+        canvas.text(
+            8,
+            512,
+            f"Silent? Able to learn? Decide for yourself: the answer shows from step {VERDICT_FROM} on.",
+            12,
+            MUTED,
+        )
+    else:
+        canvas.text(8, 512, _verdict(run), 12, bold=True)
 
 
 def _draw_loss(canvas: Canvas, run: Run, step: int) -> None:
+    """The loss so far, and from VERDICT_FROM on the steps to come as a thin line."""
     finite = _finite(run.loss)
     top = min(max(1.2, *finite), 4.0)
-    axes = Axes(canvas, (420, 284, 320, 130), (0, STEPS), (0, top))
+    axes = Axes(canvas, (420, 328, 320, 130), (0, STEPS), (0, top))
     axes.frame(range(0, STEPS + 1, 10), ticks(0, top), "SGD step", "loss, as a share of the untouched base's")
     axes.line([0, STEPS], [1, 1], MUTED, width=1.2, dash=(6, 4))
     axes.canvas.text(axes.x(STEPS), axes.y(1) - 5, "untouched base", 11, MUTED, "end")
-    axes.line(range(STEPS + 1), run.loss, GREEN, width=2.5)
+    axes.line(range(step + 1), run.loss[: step + 1], GREEN, width=3)
+    if step >= VERDICT_FROM:
+        axes.line(range(step, STEPS + 1), run.loss[step:], GREEN, width=1.2)
     axes.rule_at(step)
     if math.isfinite(run.loss[step]):
         canvas.dot(axes.x(step), axes.y(min(run.loss[step], top)), 5, GREEN, INK)
-    if len(finite) <= STEPS or run.loss[-1] > top:
-        canvas.text(580, 330, "the run blew up: s·B and s·A are too long a lever", 12, VERMILION, "middle", bold=True)
+    if step >= VERDICT_FROM and (len(finite) <= STEPS or run.loss[-1] > top):
+        canvas.text(580, 374, "the run blew up: s·B and s·A are too long a lever", 12, VERMILION, "middle", bold=True)
 
 
 def _finite(values: list[float]) -> list[float]:
@@ -231,9 +266,10 @@ def _verdict(run: Run) -> str:
 
 def _in_words(state: State, run: Run) -> str:
     step = state["step"]
+    verdict = f": {_verdict(run)}" if step >= VERDICT_FROM else ""
     return (
         f"W₀ is {state['d_out']} by {state['d_in']}, B is {state['d_out']} by {state['r']}, A is {state['r']} by {state['d_in']}. "
-        f"Start “{state['start']}”: {_verdict(run)}. At step {step} the output differs from the base's by a share of "
+        f"Start “{state['start']}”{verdict}. At step {step} the output differs from the base's by a share of "
         f"{number(run.output_change[step])}, the gradient of A has norm {number(run.grad_A[step])}, that of B "
         f"{number(run.grad_B[step])}, and the rank of ΔW is {_rank_of(run, step)}."
     )
