@@ -27,6 +27,13 @@ def inline(text: str) -> str:
     return escaped.replace("\n", "<br>")
 
 
+def sentence(text: str) -> str:
+    """`text` with a full stop, and a capital where it starts with a plain word: never α, r or grad_A, which would mean something else."""
+    if re.match(r"(a|[a-z]{2,})(?=[\s,:;.?!-]|$)", text):
+        text = text[0].upper() + text[1:]
+    return text if text.endswith((".", "?", "!")) else f"{text}."
+
+
 def panel(body: str, kind: str = "note") -> str:
     """HTML `body` in a quiet box whose edge repeats in colour what the sign in the text says."""
     style = f"{FONT};max-width:46em;line-height:1.5;padding:.4em .9em;margin:.3em 0;border-left:4px solid {_EDGES[kind]};{FAINT}"

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lora_edu.course.card import SIGNS, Card, inline
+from lora_edu.course.card import SIGNS, Card, inline, sentence
 from lora_edu.course.lawbook import forward, keeping, training
 from lora_edu.course.lawbook.common import double
 from lora_edu.course.lawbook.diagnosis import explain, measure
@@ -34,6 +34,9 @@ LAWS = {
     6: ("save and load", keeping.law_6),
     9: ("switched off", forward.law_9),
 }
+
+
+FOOT = "Laws 7 and 8 are about saved folders and training runs: no layer class can show them."
 
 
 class LayerFileError(LoRAEduError, ValueError):
@@ -59,17 +62,16 @@ class LawResult:
         sign = {"broken": SIGNS["wrong"], "holds": SIGNS["right"], "skipped": SIGNS["open"]}[self.status]
         head = f"{sign} Law {self.number}, {self.name}" if self.number else f"{sign} {self.name}"
         if self.status == "skipped":
-            return [f"{head}: not judged. {_sentence(self.skipped)}"]
+            return [f"{head}: not judged. {sentence(self.skipped)}"]
         lines = [f"{head}: {self.status}."]
         for finding in self.findings:
-            lines.append(_sentence(finding.what))
+            lines.append(sentence(finding.what))
             if finding.means:
-                lines.append(f"This usually means: {_sentence(finding.means, capital=False)}")
-        return lines + [f"Remark: {_sentence(remark, capital=False)}" for remark in self.remarks]
+                lines.append(f"This usually means: {_stop(finding.means)}")
+        return lines + [f"Remark: {_stop(remark)}" for remark in self.remarks]
 
 
-def _sentence(text: str, capital: bool = True) -> str:
-    text = text[:1].upper() + text[1:] if capital else text
+def _stop(text: str) -> str:
     return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
@@ -87,6 +89,8 @@ class LawReport(Card):
             text += [head, *(f"    {line}" for line in rest)]
             body = "".join(f'<div style="margin-left:1.6em">{inline(line)}</div>' for line in rest)
             parts.append(f"<div>{inline(head)}{body}</div>")
+        text.append(FOOT)
+        parts.append(f"<small>{inline(FOOT)}</small>")
         super().__init__("\n".join(text), "".join(parts), "right" if self.passed else "wrong")
 
     @property
@@ -118,6 +122,7 @@ def run_laws(target: Any, class_name: str | None = None) -> LawReport:
         )
     name = getattr(layer_class, "__name__", type(layer_class).__name__)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(0)  # the same report on every run, of a layer with dropout too
         try:
             subject = Subject(layer_class)
         except Exception as error:
@@ -127,7 +132,9 @@ def run_laws(target: Any, class_name: str | None = None) -> LawReport:
             )
             return LawReport(name, (LawResult(0, "The layer itself", (finding,)), *skipped))
         if findings := _cannot_answer(subject):
-            rest = {n: LawResult(n, title, skipped="forward does not run: see law 2") for n, (title, _) in LAWS.items()}
+            rest = {
+                n: LawResult(n, title, skipped="forward cannot be used: see law 2") for n, (title, _) in LAWS.items()
+            }
             return LawReport(name, tuple((rest | {2: LawResult(2, LAWS[2][0], findings)}).values()))
         return LawReport(name, tuple(_judge(number, subject) for number in LAWS))
 

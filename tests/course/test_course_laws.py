@@ -113,7 +113,7 @@ class OtherWayRound(nn.Module):
 @pytest.mark.parametrize(
     ("layer", "judged"),
     [
-        (LoRALinear, {1, 2, 3, 4, 5, 6}),
+        (LoRALinear, {1, 2, 3, 4, 5, 6, 9}),
         (Ten, {1, 2, 3, 4, 6}),
         (Linears, {1, 2, 3, 4, 5, 6, 9}),
         (OtherWayRound, {1, 2, 3, 4, 5, 6}),
@@ -151,6 +151,45 @@ def test_mirrored_start_is_a_remark_and_no_broken_law():
 
     report = laws(Mirrored)
     assert report.passed and "roles of A and B exchanged" in str(report)
+
+
+def test_factors_stored_transposed_and_16_bits_are_plain_remarks():
+    assert "a factor is stored transposed" in str(laws(OtherWayRound))
+    report = str(laws(Ten))
+    assert "on a float32 base, as here, nothing is wrong" in report and "bf16" not in report
+    assert report.endswith("Laws 7 and 8 are about saved folders and training runs: no layer class can show them.")
+
+
+def test_the_modules_own_switch_is_judged():
+    class Deaf(LoRALinear):
+        def speaking(self):
+            return [("default", self.scaling)]
+
+        def forward(self, x):
+            self.state.active or self.state.active.update(default=1.0)
+            return super().forward(x)
+
+    assert laws(Deaf).broken == [9] and "fter `state.active = {}` the output still has 100 %" in str(laws(Deaf))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_report_does_not_depend_on_the_learners_random_numbers(seed):
+    class Drops(Ten):
+        def forward(self, x):
+            return self.base_layer(x) + self.scaling * (nn.functional.dropout(x, 0.1) @ self.A.T @ self.B.T)
+
+    torch.manual_seed(seed)
+    assert laws(Drops).broken == [2]
+
+
+def test_an_extra_parameter_is_not_taken_for_the_base():
+    class Extra(Ten):
+        def __init__(self, base_layer, r, alpha):
+            super().__init__(base_layer, r, alpha)
+            self.C, self.D = nn.Parameter(torch.zeros(base_layer.out_features)), nn.Parameter(base_layer.weight * 2)
+
+    report = str(laws(Extra))
+    assert report.count("an extra parameter trains") == 2 and "not frozen" not in report
 
 
 def test_an_exception_becomes_a_sentence_with_call_and_shape():
@@ -194,6 +233,8 @@ def test_a_transposed_product_is_also_named_where_it_is_silent():
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "transposed product"),
         (RuntimeError("expected m1 and m2 to have the same dtype"), "another dtype"),
         (AttributeError("no attribute 'lora_A'"), "does not set"),
+        (AttributeError("cannot assign parameters before Module.__init__() call"), "`super().__init__()` is missing"),
+        (NameError("name 'a' is not defined"), "not defined"),
         (RuntimeError("a leaf Variable that requires grad is being used in an in-place operation."), "no_grad"),
         (KeyError("x"), ""),
     ],

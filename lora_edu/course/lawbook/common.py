@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lora_edu.course.lawbook.probe import (
+    FRACTIONS,
     SQUARE,
     TALL,
     WIDE,
@@ -18,6 +19,7 @@ from lora_edu.course.lawbook.probe import (
 )
 
 CASES = (WIDE, SQUARE, TALL)
+ALL_CASES = (*CASES, *FRACTIONS)
 Findings = Iterator[Finding | str]  # a str is a remark: worth saying, and no law is broken
 
 

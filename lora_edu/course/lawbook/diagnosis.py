@@ -9,6 +9,9 @@ from torch import Tensor
 
 from lora_edu.course.lawbook.probe import Built, Case, Finding, LawBroken
 
+COARSE = 0.02  # 16-bit floats are coarser than this nowhere; every other bug is
+ROUNDED = "precision lost on the way: something is cast to 16 bits, as `.half()` or `.bfloat16()` does"
+
 
 @dataclass(frozen=True)
 class Map:
@@ -64,13 +67,15 @@ def percent(part: float) -> str:
     return f"{100 * part:.0f} %" if part >= 0.01 else f"{100 * part:.1g} %"
 
 
-def near(value: float, target: float) -> bool:
-    return abs(value - target) <= 1e-6 * max(1.0, abs(target))
+def near(value: float, target: float, tolerance: float = 1e-6) -> bool:
+    return abs(value - target) <= tolerance * max(1.0, abs(target))
 
 
 def name_scale(p: float, case: Case) -> str:
     """The bug's name for an adapter that is multiplied by `p` where α/r is due."""
     s, r, alpha = case.scale, case.r, case.alpha
+    if not s.is_integer() and near(p, round(p)) and abs(p - s) < 1:
+        return "α/r is rounded to a whole number"
     names = {
         0.0: "the adapter is not added to the output",
         alpha: "α not divided by r",
@@ -97,6 +102,8 @@ def explain(built: Built, found: Map) -> Finding | None:
             f"the layer adds {tidy(found.p_turned)} × (B A)ᵀ and not s·B A ({case})",
             "transposed product: `x @ A.T @ B.T` is due",
         )
+    if 1e-6 < found.rest < COARSE and near(found.w, 1, COARSE) and near(found.p, s, COARSE):
+        return Finding(f"the map is W₀ + s·B A but for {percent(found.rest)} ({case})", ROUNDED)
     if found.rest > 1e-6:
         if case.n_in == case.n_out and float((found.M - built.W0.double().T).norm()) < float(
             (found.M - built.W0.double()).norm()

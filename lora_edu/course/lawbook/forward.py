@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lora_edu.course.lawbook.common import CASES, Findings, batch, dense, differs, double
-from lora_edu.course.lawbook.diagnosis import explain, explain_bias, measure, near, percent
+from lora_edu.course.lawbook.common import ALL_CASES, CASES, Findings, batch, dense, differs, double
+from lora_edu.course.lawbook.diagnosis import COARSE, ROUNDED, explain, explain_bias, measure, near, percent
 from lora_edu.course.lawbook.probe import (
     WIDE,
     Case,
@@ -79,7 +79,7 @@ def explain_start(subject: Subject, case: Case, y: Any, want: Tensor, training: 
 
 def law_2(subject: Subject) -> Findings:
     """Dense reference: with B ≠ 0 the output is (W₀ + s·B A) x + b, for every dtype, with and without bias, for every batch shape."""
-    for case in CASES:
+    for case in ALL_CASES:
         built = double(subject, case)
         A, B = subject.set_factors(built)
         x = batch(case, dtype=built.W0.dtype)
@@ -93,15 +93,18 @@ def law_2(subject: Subject) -> Findings:
             yield Finding(f"in eval mode the same input gives two different outputs ({case})", means)
             return
         found = measure(built, A, B)
-        if (y.double() - (x.double() @ found.M.T + found.c)).norm() > 1e-5 * y.double().norm():
+        bent = float((y.double() - (x.double() @ found.M.T + found.c)).norm() / y.double().norm())
+        if bent > 1e-5:
             yield Finding(
-                f"the layer is not linear in x: the output for x is not the sum over x's entries ({case})",
-                "a non-linearity between A and B, or on the output",
+                f"the layer is not linear in x: the output for x is {percent(bent)} off the sum over x's entries ({case})",
+                ROUNDED if bent < COARSE else "a non-linearity between A and B, or on the output",
             )
             return
         if wrong := explain(built, found):
             yield wrong
             return
+    if subject.A.transposed or subject.B.transposed:
+        yield "a factor is stored transposed: right, but others write A as (r, in) and B as (out, r)"
     yield from dropout_in_eval(subject)
     yield from other_shapes(subject)
     if subject.registered:
@@ -166,7 +169,10 @@ def mixed_dtypes(subject: Subject) -> Findings:
         with torch.no_grad():
             y = built(batch(WIDE, dtype=torch.bfloat16))
     except LawBroken:
-        yield "over a bf16 base it raises a dtype error: make the factors in the base's dtype, or cast x to theirs and the result back"
+        yield (
+            "on a base that is stored in 16-bit floats (bfloat16) this layer stops with a dtype error; "
+            "on a float32 base, as here, nothing is wrong"
+        )
         return
     if y.dtype != torch.bfloat16:
         held = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in kept))
@@ -181,13 +187,19 @@ FLAGS = {"enabled": False, "active": False, "adapter_enabled": False, "disabled"
 
 
 def law_9(subject: Subject) -> Findings:
-    """Switched off, the layer is the base again, bit for bit; switched on, it is itself."""
+    """Switched off, the layer is the base again, bit for bit; switched on, it is itself.
+
+    The switch: a pair of methods, a flag, or a dict `state.active` of what speaks, as `lora_edu.layers` has it.
+    """
     built = subject.build(WIDE)
     subject.set_factors(built)
     layer, x = built.layer, batch(WIDE)
     pair = next((p for p in SWITCHES if all(callable(getattr(layer, name, None)) for name in p)), None)
     flag = next((name for name, off in FLAGS.items() if getattr(layer, name, None) is (not off)), None)
-    if pair is None and flag is None:
+    active = getattr(
+        getattr(layer, "state", None), "active", None
+    )  # lora_edu's own: {adapter: how loud}, shared by a model
+    if pair is None and flag is None and not isinstance(active, dict):
         raise NotJudged("the layer offers no switch (`disable()` and `enable()`, or a flag `enabled`)")
     with torch.no_grad():
         on = built(x)
@@ -195,13 +207,18 @@ def law_9(subject: Subject) -> Findings:
             call(f"`{pair[0]}()`", getattr(layer, pair[0]))
         elif flag:
             setattr(layer, flag, FLAGS[flag])
+        else:
+            layer.state.active = {}
         off = built(x)
         if pair:
             call(f"`{pair[1]}()`", getattr(layer, pair[1]))
         elif flag:
             setattr(layer, flag, not FLAGS[flag])
+        else:
+            layer.state.active = active
         again = built(x)
-    want, how = built.expected(x), f"`{pair[0]}()`" if pair else f"`{flag} = {FLAGS[flag or '']}`"
+    want = built.expected(x)
+    how = f"`{pair[0]}()`" if pair else f"`{flag} = {FLAGS[flag]}`" if flag else "`state.active = {}`"
     if not torch.equal(off, want):
         part = float((off - want).norm() / (on - want).norm())
         means = "the switch does nothing: forward does not ask it" if near(part, 1) else "switched off in part only"

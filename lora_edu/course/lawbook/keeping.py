@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from lora_edu.course.lawbook.common import Findings, batch, double
 from lora_edu.course.lawbook.diagnosis import Map, measure, name_scale, near, percent, tidy
 from lora_edu.course.lawbook.probe import (
+    FRACTIONS,
     SQUARE,
     TALL,
     WIDE,
@@ -25,7 +26,7 @@ def law_5(subject: Subject) -> Findings:
     """Merge: the same output from one matrix; twice is refused or does nothing more; unmerge brings W₀ back bit for bit."""
     if not callable(getattr(subject.build(WIDE).layer, "merge", None)):
         raise NotJudged("the layer has no `merge()` method")
-    for case in (SQUARE, WIDE, TALL):  # a transposed product has its name on a square layer only
+    for case in (SQUARE, WIDE, TALL, *FRACTIONS):  # a transposed product has its name on a square layer only
         built = double(subject, case)
         A, B = (factor.clone() for factor in subject.set_factors(built))
         before = measure(built, A, B)

@@ -47,6 +47,8 @@ class Case:
 WIDE = Case()
 SQUARE = Case(n_in=8, n_out=8, r=3, alpha=15.0)
 TALL = Case(n_in=6, n_out=11, r=5, alpha=15.0, bias=False)
+# α/r is no whole number here, once above and once below 1. Used after the others: a scale wrong everywhere has its name by then.
+FRACTIONS = (Case(n_in=9, n_out=5, r=4, alpha=10.0), Case(n_in=5, n_out=9, r=3, alpha=2.0, bias=False))
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,14 @@ class Built:
     b: Tensor | None  # (out,)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return call(f"`forward(x)` with x of shape {tuple(x.shape)} ({self.case})", self.layer, x)
+        what = f"`forward(x)` with x of shape {tuple(x.shape)} ({self.case})"
+        given = x.clone()
+        y = call(what, self.layer, given)
+        if not torch.equal(given, x):
+            raise LawBroken(
+                f"{what} changed x itself", "the input is changed in place: write `x = x * …` and not `x *= …`"
+            )
+        return y
 
     def expected(self, x: Tensor) -> Tensor:
         """The untouched base's output, computed as nn.Linear does."""
@@ -117,8 +126,15 @@ def _first_line(error: Exception) -> str:
 def guess(error: Exception) -> str:
     """What an exception in a LoRA layer usually means; "" when there is no telling."""
     text = str(error)
+    if "before Module.__init__() call" in text:
+        return "`super().__init__()` is missing: it has to be the first line of `__init__`"
+    if isinstance(error, NameError):
+        return "a name that is not defined: misspelt, or a variable of another function"
     if "dtype" in text or "scalar type" in text:
-        return "a tensor that stays behind in another dtype: only what is a Parameter or a buffer follows `.to()`"
+        return (
+            "a tensor in another dtype: cast on the way (`.half()`), or left behind by `.to()`, "
+            "which takes only Parameters and buffers along"
+        )
     if any(
         word in text
         for word in ("shapes cannot be multiplied", "must match", "size mismatch", "not compatible", "broadcast")
@@ -217,7 +233,10 @@ class Subject:
             else:
                 layer = call(what, self.layer_class, **arguments)
         if not isinstance(layer, nn.Module):
-            raise LawBroken(f"{self.name} built a {type(layer).__name__}", "the class does not inherit from nn.Module")
+            raise LawBroken(
+                f"{self.name} built a {type(layer).__name__}",
+                "the class does not inherit from nn.Module: write `class MyLoRALinear(nn.Module)`",
+            )
         return Built(case, layer.eval(), base, W0, b)
 
     def _find_factors(self) -> tuple[Place, Place]:

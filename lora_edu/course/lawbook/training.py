@@ -1,7 +1,7 @@
 """Laws 3 and 4: what trains, and what flows back."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lora_edu.course.lawbook.common import CASES, Findings, batch, double
 from lora_edu.course.lawbook.diagnosis import explain_bias, measure, percent
@@ -39,13 +39,14 @@ def law_3(subject: Subject) -> Findings:
                 f"{name} frozen along with the base: freeze first, then make the factors",
             )
     names = {subject.A.path, subject.B.path}
+    values = {path: t.detach().clone() for path, (_, t) in held.items()}  # before training
     extra = {
         path: t for path, (kind, t) in held.items() if kind == "parameter" and t.requires_grad and path not in names
     }
     subject.set_factors(built)
     moved = train_briefly(built)
-    for path, tensor in extra.items():
-        yield explain_extra(built, path, tensor, moved)
+    for path in extra:
+        yield explain_extra(built, path, values[path], moved)
     if not extra and moved > 0:
         yield Finding(
             f"three steps of AdamW moved W₀ by up to {moved:.2g}, though it is frozen",
@@ -56,23 +57,24 @@ def law_3(subject: Subject) -> Findings:
     if same and not any(shares_memory(tensors(fresh.layer)[path][1], fresh.base.weight) for path in same):
         yield Finding(
             f"`{same[0]}` holds W₀'s numbers in memory of its own",
-            "W₀ copied: keep the base layer itself, or the weight costs its memory twice",
+            "the layer is itself an nn.Linear with W₀ copied into it: inherit from nn.Module and keep `base_layer` as it is"
+            if isinstance(fresh.layer, nn.Linear)
+            else "W₀ copied: keep the base layer itself, or the weight costs its memory twice",
         )
 
 
 def explain_extra(built: Built, path: str, tensor: Tensor, moved: float) -> Finding:
-    """Why a parameter trains that should not."""
-    case = built.case
-    if tuple(tensor.shape) in ((case.n_out, case.n_in), (case.n_in, case.n_out)):
+    """Why a parameter trains that should not; `tensor` holds what it held before training."""
+    if any(torch.equal(tensor, W) for W in (built.W0, built.W0.T)):
         how = f"three steps of AdamW moved W₀ by up to {moved:.2g}" if moved else f"`{path}` trains"
         return Finding(f"`{path}` has requires_grad=True: {how}", "base not frozen")
-    if built.b is not None and "lora" not in path.lower() and tensor.shape == built.b.shape:
+    if built.b is not None and torch.equal(tensor, built.b):
         return Finding(f"`{path}` has requires_grad=True", "base not frozen: its bias trains")
     if tensor.numel() == 1:
         return Finding(f"`{path}` is a Parameter of one number and trains", "the scale is trained: α/r is a constant")
     return Finding(
         f"`{path}` {tuple(tensor.shape)} trains besides A and B",
-        "an extra parameter: a factor made as nn.Linear needs bias=False",
+        "an extra parameter trains: a factor made as nn.Linear needs bias=False",
     )
 
 
@@ -111,6 +113,7 @@ def law_4(subject: Subject) -> Findings:
         means = "B and A both zero: dead, it will never learn" if not A.any() and not B.any() else means
         yield Finding("at the start both gradients are exactly 0", means)
         return
+    yield from start_has_room(A, B)
     for case in CASES:
         built = double(subject, case)
         A, B = subject.set_factors(built)
@@ -118,6 +121,8 @@ def law_4(subject: Subject) -> Findings:
         if found.rest > 1e-6 or explain_bias(built, found.c):
             raise NotJudged("the layer is not (W₀ + s·BA) x + b: mend law 2 first")
         x = batch(case, dtype=torch.float64)
+        if not torch.equal(built(x), built(x)):
+            raise NotJudged("the same input gives two different outputs: mend law 2 first")
         R = torch.randn(5, case.n_out, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
         G, s = R.T @ x, found.p  # (out, in); s as measured, so that a wrong scale breaks law 2 and not this one too
         grad_A, grad_B, grad_x = gradients(subject, built, x, R)
@@ -137,6 +142,33 @@ def law_4(subject: Subject) -> Findings:
                 )
                 return
         yield from first_step(subject, case, x, R, s)
+
+
+def start_has_room(A: Tensor, B: Tensor) -> Findings:
+    """Directions that the random factor lacks at the start never come: ∂B = s·G Aᵀ mixes only what A's rows hold."""
+    name, factor, rows = ("A", A, "rows") if A.any() else ("B", B.T, "columns")
+    if not factor.isfinite().all():
+        return  # law 1 says so
+    r, n = factor.shape
+    rank = int(torch.linalg.matrix_rank(factor, rtol=1e-5))
+    if rank < min(r, n):
+        alike = bool((factor - factor[0]).norm() <= 1e-5 * factor.norm())
+        means = (
+            f"{name}'s {rows} are all alike: rank 1 for ever"
+            if alike
+            else f"{rank} of {r} {rows}' worth of room, for ever"
+        )
+        yield Finding(
+            f"at the start {name} has rank {rank}, and {min(r, n)} is due ({WIDE})", f"{means}; draw it at random"
+        )
+        return
+    size = float(factor.pow(2).mean().sqrt()) * n**0.5
+    if name == "A" and not 1 / 30 < size < 30:
+        word = "large" if size > 1 else "small"
+        yield Finding(
+            f"A's entries are typically {size:.1e} times 1/√in ({WIDE})",
+            f"A is far too {word}: with entries around 1/√in, A x has about the size of x's entries",
+        )
 
 
 def first_step(subject: Subject, case: Case, x: Tensor, R: Tensor, s: float, lr: float = 0.1) -> Findings:
