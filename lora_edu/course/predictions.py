@@ -5,6 +5,8 @@ predict("03-silent-start", "How much does a fresh adapter change the output?", [
 reveal("03-silent-start", "not at all", misconceptions={"a little": "…"}, because="B = 0, so BA = 0.")
 """
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +16,9 @@ from lora_edu.course.card import SIGNS, Card, inline, lettered, number, panel
 
 Answer = str | float
 Misconceptions = Mapping[str | tuple[float, float], str]
+
+
+_PARTS = {0.5: "half", 0.25: "a quarter of", 0.2: "a fifth of", 0.1: "a tenth of", 0.05: "a twentieth of"}
 
 
 @dataclass(frozen=True)
@@ -32,8 +37,12 @@ class Question:
         """An option by its text or letter, or a number. Raises ValueError that names what is allowed."""
         value = value.item() if hasattr(value, "item") else value
         if not self.options:
+            if isinstance(value, str) and re.fullmatch(r"-?\d{1,3}(,\d{3})+(\.\d+)?", value.strip()):
+                value = value.replace(",", "")  # 331,776, as this page writes numbers
             try:
-                return float(value)
+                if math.isfinite(answer := float(value)):
+                    return answer
+                raise ValueError
             except (TypeError, ValueError):
                 raise ValueError(f"prediction {self.id!r} asks for a number, not {value!r}") from None
         letters = {letter(index): option for index, option in enumerate(self.options)}
@@ -49,10 +58,12 @@ class Question:
         return f"{number(answer)} {self.unit}".strip()
 
     def margin(self) -> str:
+        """How far off is still right. Never "within 25 %", which is two things where the unit is %."""
         if self.within is None:
-            return f"within {number(100 * self.tolerance)} % of what is measured"
-        unit = ("point" if self.within == 1 else "points") if self.unit == "%" else self.unit
-        return f"at most {number(self.within)} {unit}".strip() + " from what is measured"
+            part = _PARTS.get(self.tolerance, f"{number(self.tolerance)} times")
+            return f"off by at most {part} the measured value"
+        unit = ("percentage point" if self.within == 1 else "percentage points") if self.unit == "%" else self.unit
+        return f"off by at most {number(self.within)} {unit}".strip()
 
     def is_right(self, answer: Answer, measured: Answer) -> bool:
         if isinstance(answer, str) or isinstance(measured, str):
@@ -102,9 +113,13 @@ class Prediction(Card):
             low, high = question.between
             start = low if value is None else value
             step, layout = (high - low) / 100, widgets.Layout(width="32em")
-            self.choice = widgets.FloatSlider(start, min=low, max=high, step=step, readout_format=".3g", layout=layout)
+            self.choice = widgets.FloatSlider(
+                start, min=low, max=high, step=step, readout_format=".3g", continuous_update=False, layout=layout
+            )
         else:
-            self.choice = widgets.FloatText(value or 0.0, layout=widgets.Layout(width="18em"))
+            shown = "" if value is None else number(value)
+            layout = widgets.Layout(width="18em")
+            self.choice = widgets.Text(shown, placeholder="a number", continuous_update=False, layout=layout)
         row = self.choice
         if not question.options:
             body += f"<br><i>It counts as right if it is {question.margin()}.</i>"
@@ -113,15 +128,43 @@ class Prediction(Card):
         self.button = widgets.Button(description="Lock my answer", tooltip="Lock my answer", icon="lock")
         self.status = widgets.HTML()
         self.button.on_click(self._lock)
+        self.moved, self.mine = False, False
+        self.choice.observe(self._changed, "value")
         if locked:
             self._show_locked(locked["answer"])
         return forms.form(widgets.HTML(panel(body, "ask")), row, self.button, self.status)
 
     def _lock(self, _button: Any) -> None:
-        if self.choice.value is None:
-            self.status.value = panel(f"{SIGNS['open']} Choose an answer first.", "open")
-        else:
-            self._show_locked(lock(self.question, self.choice.value))
+        value, question = self.choice.value, self.question
+        if value is None:
+            return self._say("Choose an answer first.")
+        if question.between and not self.moved:
+            return self._say("Move the slider first. If its start is your answer, move it away and back.")
+        try:
+            answer = question.parse(value)
+        except ValueError:
+            return self._say("Give a number first, such as 12 or 0.5.")
+        self.mine = store.get("predictions", question.id) is None
+        self._show_locked(lock(question, answer))
+
+    def _changed(self, _change: Any) -> None:
+        """A new value; after the lock, one that was on the screen when the button was pressed, and so is the answer.
+
+        While the kernel is busy the page holds back all changes of a control but the first; the button's press overtakes them.
+        """
+        self.moved = True
+        entry = store.get("predictions", self.question.id)
+        if not self.mine or entry is None:
+            return
+        try:
+            answer = self.question.parse(self.choice.value)
+        except ValueError:
+            return
+        store.put("predictions", self.question.id, entry | {"answer": answer, "right": None})
+        self._show_locked(answer)
+
+    def _say(self, text: str) -> None:
+        self.status.value = panel(f"{SIGNS['open']} {text}", "open")
 
     def _show_locked(self, answer: Answer) -> None:
         self.choice.disabled = self.button.disabled = True

@@ -85,9 +85,63 @@ def test_absolute_tolerance_and_number_forms():
         store.forget("")
         card = predict("01-m", "Which?", unit="%", between=between)
         card.form()
-        card.choice.value = 20.0
+        card.button.click()  # nothing was given yet: the control's start is not an answer
+        assert store.get("predictions", "01-m") is None and ("Move the slider" in card.status.value) == bool(between)
+        card.choice.value = 20.0 if between else "20"
         card.button.click()
         assert "20 %" in card.status.value and store.get("predictions", "01-m")["answer"] == 20.0
+
+
+@pytest.mark.parametrize(
+    ("more", "early", "shown", "stored"),
+    [
+        ({"between": (0.0, 1.0)}, 0.2, 0.6, 0.6),
+        ({}, "2", "6,000.5", 6000.5),
+        ({"options": OPTIONS}, "a lot", "nothing", "nothing"),
+    ],
+)
+def test_what_is_locked_is_what_the_page_shows_though_the_kernel_hears_of_it_late(more, early, shown, stored):
+    """A busy kernel gets the first change, then the button, and only then the change that the page held back."""
+    card = predict("01-late", "How much?", **more)
+    card.form()
+    card.choice.value = early
+    card.button.click()
+    reveal("01-late", stored)  # the measuring cells may run in between, too
+    card.choice.value = shown
+    assert store.get("predictions", "01-late")["answer"] == stored and str(shown)[:5] in card.status.value
+    assert reveal("01-late", stored).kind == "right"
+
+
+def test_a_late_change_never_touches_an_answer_that_this_form_did_not_lock():
+    card = predict("01-late", "How much?", between=(0.0, 1.0))
+    card.form()
+    predict("01-late", "How much?", between=(0.0, 1.0), answer=0.3)
+    card.choice.value = 0.6
+    card.button.click()
+    card.choice.value = 0.9
+    assert store.get("predictions", "01-late")["answer"] == 0.3 and "Locked: 0.3" in card.status.value
+    store.forget("")
+    card.choice.value = 0.5
+    assert store.get("predictions", "01-late") is None
+
+
+def test_a_field_takes_numbers_as_the_page_writes_them_and_nothing_else():
+    card = predict("01-f", "How many?")
+    card.form()
+    for text in ("", "many", "nan", "inf", "1,2"):
+        card.choice.value = text
+        card.button.click()
+        assert "Give a number" in card.status.value and store.get("predictions", "01-f") is None
+    card.choice.value = "331,776"
+    card.button.click()
+    assert store.get("predictions", "01-f")["answer"] == 331776
+
+
+def test_the_margin_cannot_be_read_in_two_ways():
+    assert "off by at most a quarter of the measured value" in str(predict("01-a", "?", unit="%", tolerance=0.25))
+    assert "off by at most 0.3 times the measured value" in str(predict("01-b", "?", unit="%", tolerance=0.3))
+    assert "off by at most 12 percentage points" in str(predict("01-c", "?", unit="%", within=12))
+    assert "off by at most 2 GB" in str(predict("01-d", "?", unit="GB", within=2))
 
 
 def test_bad_options_are_named():
