@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from lora_edu.course import store
-from lora_edu.course.card import SIGNS, Card, inline
+from lora_edu.course.card import SIGNS, Card, inline, sentence
 from lora_edu.errors import LoRAEduError
 
 
@@ -103,8 +103,12 @@ def is_stub(function: Any) -> bool:
     return all(step.opname.startswith(idle) for step in steps) and all(c is None or c is ... for c in constants)
 
 
+def lacks_forward(layer_class: type[nn.Module]) -> bool:
+    return layer_class.forward is nn.Module.forward or is_stub(layer_class.forward)
+
+
 def is_blank(value: Any) -> bool:
-    """True where an answer, or any part of it, was left open: None, `...`, a stub."""
+    """True where an answer, or any part of it, was left open: None, `...`, a stub; a class where `__init__` does nothing either."""
     if value is None or value is ... or value is NotImplemented:
         return True
     if isinstance(value, dict):
@@ -112,7 +116,9 @@ def is_blank(value: Any) -> bool:
     if isinstance(value, list | tuple | set):
         return any(map(is_blank, value))
     if inspect.isclass(value) and issubclass(value, nn.Module):
-        return value.forward is nn.Module.forward or is_stub(value.forward)
+        written = getattr(value.__init__, "__code__", None)
+        idle = value.__init__ is nn.Module.__init__ or (written and set(written.co_names) <= {"super", "__init__"})
+        return bool(idle) and lacks_forward(value)
     return inspect.isfunction(value) and is_stub(value)
 
 
@@ -206,9 +212,9 @@ def check(id: str, *answers: Any) -> Result:
         exercise.checker(*answers)
         result = Result(exercise, "passed", exercise.shows)
     except NotAttempted:
-        result = Result(exercise, "not attempted", f"Fill in `{exercise.wants}`, run its cell and then this one again.")
+        result = Result(exercise, "not attempted", f"Fill in `{exercise.wants}` and run the cell again.")
     except Wrong as wrong:
-        message = f'{_sentence(wrong.bug)} {_sentence(wrong.detail)} (`hint("{id}")` helps.)'
+        message = f'{sentence(wrong.bug)} {sentence(wrong.detail)} (`hint("{id}")` helps.)'
         result = Result(exercise, "wrong", message, wrong.bug)
     except Exception as error:  # an answer of a kind that the checker did not foresee must not stop the notebook
         message = f"The check met {type(error).__name__}: {error}. It wants `{exercise.wants}`: {exercise.task}"
@@ -217,10 +223,6 @@ def check(id: str, *answers: Any) -> Result:
         before = store.get("exercises", id) or {"solved": False, "tries": 0}
         store.put("exercises", id, {"solved": before["solved"] or result.passed, "tries": before["tries"] + 1})
     return result
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "!")) else ".")
 
 
 def exercise(id: str) -> Card:
@@ -240,9 +242,14 @@ _given: dict[str, int] = {}
 
 
 def hint(id: str) -> Card:
-    """The next hint of an exercise; after the last one, where its solution is."""
+    """The next hint of an exercise; after the last one, where its solution is. The first call only counts them.
+
+    So a reader who runs the page cell by cell is told nothing unasked.
+    """
     this = find(id)
-    step = _given[id] = min(_given.get(id, 0) + 1, len(this.hints) + 1)
+    step = _given[id] = min(_given.get(id, -1) + 1, len(this.hints) + 1)
+    if step == 0:
+        return Card(f"{len(this.hints)} hints wait: run this cell again for the first.")
     if step > len(this.hints):
         return Card(
             f"· No more hints. The answer is in the notebook of chapter {id[:2]} in `solutions`, beside this one."

@@ -6,7 +6,18 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from lora_edu.course.exercises import NotAttempted, Wrong, as_tensor, attempt, close, generator, register
+from lora_edu.course.exercises import (
+    NotAttempted,
+    Wrong,
+    as_tensor,
+    attempt,
+    close,
+    generator,
+    lacks_forward,
+    register,
+)
+from lora_edu.course.lawbook.diagnosis import COARSE, ROUNDED, percent
+from lora_edu.course.lawbook.probe import WIDE, Subject, guess
 from lora_edu.course.laws import run_laws
 
 Tensor = torch.Tensor
@@ -24,30 +35,57 @@ Tensor = torch.Tensor
     "are the formula's, and what it saves it loads.",
     hints=(
         "`base_layer.requires_grad_(False)` freezes W₀ and b; `base_layer.in_features` and `.out_features` give the sizes.",
-        "`self.A = nn.Parameter(torch.randn(r, in_features) / in_features**0.5)`, `self.B = nn.Parameter(torch.zeros(out_features, r))`.",
-        "A batch holds its inputs as rows: `self.base_layer(x) + self.scaling * (x @ self.A.T @ self.B.T)`.",
-        "`laws(MyLoRALinear)` shows every law, with what was measured.",
+        "A factor is a tensor of the right shape wrapped in `nn.Parameter`: `torch.randn` divided by √in for A, `torch.zeros` for B.",
+        "A batch holds its inputs as rows, so A x becomes `x @ self.A.T`, of shape (batch, r). What takes that to (batch, out)?",
     ),
 )
 def lora_layer(layer_class: type[nn.Module]) -> None:
-    if not isinstance(layer_class, type) or not issubclass(layer_class, nn.Module):
-        raise Wrong("not a class", "hand over the class itself, `MyLoRALinear`, and let it inherit from nn.Module")
-    try:
-        with torch.random.fork_rng(devices=[]):
-            layer = layer_class(nn.Linear(5, 7), 2, 4)
-            if layer(torch.ones(3, 5)) is ...:
-                raise NotAttempted
-    except NotImplementedError:
-        raise NotAttempted from None
-    except Exception as error:  # the runner below says it better; here only a stub's dots matter
-        if "ellipsis" in str(error):
-            raise NotAttempted from None
+    if not isinstance(layer_class, type):
+        raise Wrong("not a class", f"hand over the class `MyLoRALinear` itself; this is {type(layer_class).__name__}")
+    if not issubclass(layer_class, nn.Module):
+        raise Wrong(
+            "the class does not inherit from nn.Module",
+            f"write `class {layer_class.__name__}(nn.Module)` and call `super().__init__()` first",
+        )
+    _look_for_gaps(layer_class)
     for result in run_laws(layer_class).results:
         for finding in result.findings:
             where = (
                 f"law {result.number}, {result.name}, is broken" if result.number else "the layer cannot be taken apart"
             )
             raise Wrong(finding.means or result.name, f"{where}: {finding.what}")
+    subject = Subject(layer_class)  # the laws accept what follows; this exercise asks for one form
+    A, B = subject.factors(subject.build(WIDE))
+    if B.any() and not A.any():
+        raise Wrong("A and B exchanged at the start", "silent as well, but the task has B zero and A random")
+    for name, place, shape in (("A", subject.A, "(r, in)"), ("B", subject.B, "(out, r)")):
+        if place.transposed:
+            raise Wrong(f"{name} is stored transposed", f"the maths is right, but the task has {name} as {shape}")
+
+
+def _look_for_gaps(layer_class: type[nn.Module]) -> None:
+    """Raise NotAttempted where dots stand, and Wrong for an `__init__` that fails or a `forward` still to be written."""
+    dots = False
+    try:
+        with torch.random.fork_rng(devices=[]):
+            layer = layer_class(nn.Linear(5, 7), 2, 4)
+            dots = any(value is ... for value in vars(layer).values())
+            if not lacks_forward(layer_class):
+                dots = layer(torch.ones(3, 5)) is ...
+    except NotImplementedError:
+        raise NotAttempted from None
+    except Exception as error:
+        dots = dots or "ellipsis" in str(error)
+        if not dots and lacks_forward(layer_class):  # else the laws say it, with more cases
+            raise Wrong(
+                guess(error) or "`__init__` raises an error",
+                f"`{layer_class.__name__}(nn.Linear(5, 7), 2, 4)` raised {type(error).__name__}: {error}",
+            ) from error
+    if dots:
+        raise NotAttempted
+    if lacks_forward(layer_class):
+        made = ", ".join(f"{name} {tuple(value.shape)}" for name, value in layer.named_parameters()) or "no parameter"
+        raise Wrong("`forward` is still to be written", f"`__init__` runs; the layer holds {made}")
 
 
 @register(
@@ -57,16 +95,16 @@ def lora_layer(layer_class: type[nn.Module]) -> None:
     minutes=12,
     task="Write `factor_gradients(G, A, B, s)` for ΔW = s·B A: from G = ∂L/∂W (out, in), the gradients (grad_A, grad_B), without autograd.",
     wants="factor_gradients",
-    shows="∂A = s·Bᵀ G and ∂B = s·G Aᵀ, equal to autograd's. With B = 0 the first is 0 and the second is not: silent, not dead.",
+    shows="∂A = s·Bᵀ G and ∂B = s·G Aᵀ, equal to autograd's on square and rectangular layers.",
     hints=(
         "Let the shapes lead: grad_A is (r, in) like A, grad_B is (out, r) like B, and G is (out, in).",
         "L depends on A only through s·B A: the chain rule multiplies G by what stands left of A, transposed.",
-        "grad_A = s · Bᵀ G, and by the same rule grad_B = s · G Aᵀ.",
+        "∂B = s·G Aᵀ: in s·B A the factor A stands on B's right, and comes back, transposed, on G's right. Where does B stand?",
     ),
 )
 def factor_gradients(gradients: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]) -> None:
     rng = generator()
-    for out, inp, r, s in [(7, 5, 3, 4.0), (6, 6, 2, 0.5)]:
+    for out, inp, r, s in [(6, 6, 2, 0.5), (7, 5, 3, 4.0)]:
         G, A, B = (
             torch.randn(*shape, generator=rng, dtype=torch.float64) for shape in [(out, inp), (r, inp), (out, r)]
         )
@@ -78,6 +116,13 @@ def factor_gradients(gradients: Callable[[Tensor, Tensor, Tensor, float], tuple[
             raise Wrong(
                 "not a pair", f"`factor_gradients` should return (grad_A, grad_B); it returned {type(got).__name__}"
             )
+        # Before the shapes: on a square layer A's gradient turned has B's shape.
+        for name, value, want in [("A", got[0], a.grad), ("B", got[1], b.grad)]:
+            if isinstance(value, Tensor) and value.dim() == 2 and close(value.detach().T.to(want.dtype), want, 1e-9):
+                raise Wrong(
+                    f"grad_{name} is the transpose of what is due",
+                    f"it has shape {tuple(value.shape)}, and {name} has {tuple(want.shape)}",
+                )
         if isinstance(got[0], Tensor) and got[0].shape == B.shape and (r, inp) != (out, r):
             raise Wrong(
                 "the two are swapped",
@@ -100,7 +145,7 @@ def factor_gradients(gradients: Callable[[Tensor, Tensor, Tensor, float], tuple[
             off = float((gradient - want).norm() / want.norm())
             raise Wrong(
                 bug,
-                f"with out={out}, in={inp}, r={r}, s={s:g}, grad_{name} differs from autograd's by {100 * off:.0f} %",
+                f"with out={out}, in={inp}, r={r}, s={s:g}, grad_{name} differs from autograd's by {percent(off)}",
             )
 
 
@@ -128,7 +173,7 @@ def _measure(scale_A: float, scale_B: float) -> tuple[bool, bool]:
     "03.3",
     title="Four starts: silent? learning?",
     stars=2,
-    minutes=8,
+    minutes=5,
     task="For each of four starts say whether the layer is silent (ΔW = 0 at the start) and whether it learns (some gradient is not zero): "
     "`starts[name] = (silent, learns)` with True or False.",
     wants="starts",
@@ -137,22 +182,13 @@ def _measure(scale_A: float, scale_B: float) -> tuple[bool, bool]:
     hints=(
         "Silent asks for B A = 0. Which starts have that?",
         "∂A = s·Bᵀ G and ∂B = s·G Aᵀ: put the zeros in and see which gradient is left.",
-        "With A = 0 and B random, ∂A = s·Bᵀ G is not zero. With both zero, both gradients are.",
+        "Learning asks for one gradient that is not zero, of either factor. For each start: which of the two products holds no zero?",
     ),
 )
 def four_starts(starts: dict[str, tuple[bool, bool]]) -> None:
     if not isinstance(starts, dict) or set(starts) != set(STARTS):
         raise Wrong("other keys", f"`starts` is a dictionary with the keys {list(STARTS)}")
-    named = {
-        ("A random, B zero", 0): "one zero factor is enough for silence",
-        ("A random, B zero", 1): "silent taken for dead",
-        ("A zero, B random", 0): "one zero factor is enough for silence",
-        ("A zero, B random", 1): "A = 0 taken for dead",
-        ("both zero", 0): "zero times zero taken for a change",
-        ("both zero", 1): "dead taken for learning",
-        ("both random", 0): "a random product taken for silence",
-        ("both random", 1): "loud taken for dead",
-    }
+    formulas = {"silent": "put this start into ΔW = s·B A", "learns": "put this start into ∂A = s·Bᵀ G and ∂B = s·G Aᵀ"}
     for name, scales in STARTS.items():
         answer, measured = starts[name], _measure(*scales)
         if (
@@ -165,50 +201,51 @@ def four_starts(starts: dict[str, tuple[bool, bool]]) -> None:
             )
         for part, word in enumerate(("silent", "learns")):
             if bool(answer[part]) != measured[part]:
-                raise Wrong(
-                    named[name, part], f"{name!r}: measured {word} = {measured[part]}, you said {bool(answer[part])}"
-                )
+                raise Wrong(f"another answer was measured for `{word}` of {name!r}", formulas[word])
 
 
 @register(
     "03.4",
     title="Merge",
-    stars=2,
-    minutes=8,
+    stars=1,
+    minutes=5,
     task="Write `merged_weight(W0, A, B, alpha, r)`: the one matrix (out, in) that does what W0 and the adapter do together. W0 stays as it is.",
     wants="merged_weight",
     shows="W0 + (α/r)·B A, on rectangular and square layers: the same output from one matrix, and W0 untouched.",
     hints=(
         "The layer computes W0 x + (α/r)·B(A x). Collect what multiplies x.",
         "B is (out, r) and A is (r, in): only B @ A has the shape of W0.",
-        "`W0 + (alpha / r) * (B @ A)`, without `+=`.",
+        "The scale belongs to the product alone, not to W0; and `+=` would change the tensor that you were handed.",
     ),
 )
 def merged_weight(merge: Callable[[Tensor, Tensor, Tensor, float, int], Tensor]) -> None:
     rng = generator()
-    for out, inp, r, alpha in [(7, 5, 3, 12.0), (6, 6, 2, 1.0)]:
+    # Square first, where a transposed product has a name and no error; α/r whole first, so that rounding it has one too.
+    for out, inp, r, alpha in [(6, 6, 3, 12.0), (7, 5, 3, 12.0), (5, 8, 4, 10.0), (6, 9, 3, 2.0)]:
         W0, A, B = (
             torch.randn(*shape, generator=rng, dtype=torch.float64) for shape in [(out, inp), (r, inp), (out, r)]
         )
         got = as_tensor(attempt(merge, W0, A, B, alpha, r), W0, "the merged weight")
-        product = B @ A
-        if close(got, W0 + alpha / r * product, 1e-9):
+        product, s = B @ A, alpha / r
+        want = W0 + s * product
+        if close(got, want, 1e-9):
             continue
-        scales = {
-            "α is not divided by r": alpha,
-            "1/√r instead of 1/r": alpha / math.sqrt(r),
-            "the scale is missing": 1.0,
-            "the scale is applied twice": (alpha / r) ** 2,
-            "α/r is upside down": r / alpha,
-            "the adapter is not added": 0.0,
-            "the adapter is subtracted": -alpha / r,
-        }
-        bugs = {bug: W0 + scale * product for bug, scale in scales.items()}
-        bugs["W0 is missing"] = alpha / r * product
+        rounded = [] if s.is_integer() else [math.floor(s), math.ceil(s)]
+        scales = [("α/r is rounded to a whole number", float(whole)) for whole in rounded] + [
+            ("α is not divided by r", alpha),
+            ("1/√r instead of 1/r", alpha / math.sqrt(r)),
+            ("the scale is missing", 1.0),
+            ("the scale is applied twice", s**2),
+            ("α/r is upside down", r / alpha),
+            ("the adapter is not added", 0.0),
+            ("the adapter is subtracted", -s),
+        ]
+        bugs = [(bug, W0 + scale * product) for bug, scale in scales]
+        bugs.append(("W0 is missing", s * product))
+        bugs.append(("the scale multiplies W0 too: a missing bracket", s * (W0 + product)))
         if out == inp:
-            bugs |= {"the product is transposed": W0 + alpha / r * product.T}
-        bug = next((bug for bug, wrong in bugs.items() if close(got, wrong, 1e-9)), "another matrix")
-        x = torch.randn(inp, generator=rng, dtype=torch.float64)
-        want = W0 @ x + alpha / r * (B @ (A @ x))
-        off = float((got @ x - want).norm() / want.norm())
-        raise Wrong(bug, f"with out={out}, in={inp}, r={r}, α={alpha:g} the merged output is off by {100 * off:.0f} %")
+            bugs.append(("transposed product: `A.T @ B.T` is (B A)ᵀ", W0 + s * product.T))
+        off = float((got - want).norm() / want.norm())
+        bug = ROUNDED if off < COARSE else "another matrix"
+        bug = next((name for name, wrong in bugs if close(got, wrong, 1e-9)), bug)
+        raise Wrong(bug, f"with out={out}, in={inp}, r={r}, α={alpha:g} the merged weight is off by {percent(off)}")
