@@ -5,6 +5,7 @@ import multiprocessing
 import os
 
 import pytest
+import torch
 
 from lora_edu.course import check, predict, progress, quiz, reveal, store
 from lora_edu.course.chapters import CHAPTERS
@@ -150,3 +151,11 @@ def test_bad_quizzes_are_refused():
         Item("00.x", "?", (Option("a", "", True), Option("b", "", True)))
     with pytest.raises(ExerciseError, match="same text"):
         Item("00.x", "?", (Option("a", "", True), Option("a", "")))
+
+
+def test_quiz_03_computes_what_it_says_and_names_nothing_of_later_chapters():
+    answers = {item.id: next(o.text for o in item.options if o.right) for item in quizzes()["03"].items}
+    A, B, x = torch.tensor([[3.0, 0.0]]), torch.tensor([[1.0], [2.0]]), torch.tensor([1.0, 5.0])
+    assert answers["03.q1"] == f"({', '.join(f'{value:g}' for value in (2 / 1 * B @ (A @ x)).tolist())})"
+    assert answers["03.q4"].startswith(f"{16 * (768 + 768):,} becomes {32 * (768 + 768):,}")
+    assert "q_proj" not in str(quiz("03"))

@@ -8,21 +8,23 @@ QUIZ = Quiz(
     (
         Item(
             "03.q1",
-            "A fresh LoRA layer has A random and B = 0. After one step of SGD, which of the two has moved?",
+            "W₀ = 0, B is the column (1, 2), A is the row (3, 0), r = 1 and α = 2. What does the layer answer to x = (1, 5)? (There is no bias.)",
             (
-                Option("B alone", "∂A = s·Bᵀ G is 0 while B is 0; ∂B = s·G Aᵀ is not.", True),
-                Option("A alone", "It is the other way round: A's gradient passes through B, which is 0."),
-                Option("both", "From the second step on. At the first one, A's gradient is exactly 0."),
-                Option("neither", "Then it could never learn. Silent is not dead."),
+                Option("(6, 12)", "A x = 3: the 5 meets A's zero. B times 3 is (3, 6), and α/r = 2 doubles it.", True),
+                Option("(3, 6)", "That is B (A x). The scale α/r = 2 is still to come."),
+                Option("(36, 72)", "That is 3 times both entries of x. A's second entry is 0, so it does not hear the 5."),
+                Option("(66, 0)", "With rows and columns exchanged, B listens to x and A speaks: that is (B A)ᵀ, the transposed product."),
             ),
         ),
         Item(
             "03.q2",
-            "Someone starts both A and B at zero. What happens?",
+            "A layer draws a new random A at every call of `forward` and trains B alone. Of a silent start (Law 1), agreement with W₀ + s·B A "
+            "at B ≠ 0 (Law 2) and exactly A and B training (Law 3), which still holds?",
             (
-                Option("The layer is silent and stays so for ever.", "Both gradients hold the other factor, and both are 0.", True),
-                Option("It learns, only slower at first.", "Exactly zero is not small: no step ever leaves it."),
-                Option("The output changes at once.", "B A = 0: nothing is added."),
+                Option("Law 1 alone", "B = 0 silences every A, also one that changes. At B ≠ 0 two calls already disagree, and A is no parameter.", True),
+                Option("Laws 1 and 2", "Law 2 compares with one fixed matrix. This layer answers the same x differently each time."),
+                Option("Laws 1 and 3", "Law 3 wants A among what trains, and here A is thrown away after each call."),
+                Option("none of them", "Law 1 compares at B = 0, where A does not matter. So it cannot see this bug."),
             ),
         ),
         Item(
@@ -36,11 +38,13 @@ QUIZ = Quiz(
         ),
         Item(
             "03.q4",
-            "A merge adds A.T @ B.T to W₀ by mistake. On which layers does nobody get an error?",
+            "A layer of 768×768 gets an adapter with r = 16. Then r is doubled and α is left alone. What happens to the number of trained entries "
+            "and to the scale?",
             (
-                Option("on square ones", "(in, out) equals (out, in) there: it runs, and the answers are wrong.", True),
-                Option("on all of them", "On a rectangular layer the shapes do not fit."),
-                Option("on none", "On square layers, as q_proj often is, the shapes fit."),
+                Option("24,576 becomes 49,152; the scale halves", "r·(in + out) = 16·1536, and α/r has r below.", True),
+                Option("12,288 becomes 24,576; the scale halves", "16·768 = 12,288 counts one factor. There are two."),
+                Option("24,576 becomes 49,152; the scale stays", "The scale is α/r. It stays only if α is doubled too."),
+                Option("589,824 stays; the scale halves", "768·768 = 589,824 is the full ΔW. The factors have r·(in + out) entries."),
             ),
         ),
         Item(
