@@ -2,7 +2,7 @@
 
 A small adapter (q_proj and v_proj, r = 8, 1.9 MB) is trained on the King James task. At each scale: its answers to a few sentences
 of ours, the share of answers that say thou, thee, thy or ye, and the loss on King James rows and on general passages, each on
-validation rows and on test rows. Stored in lora_edu/stored: kjv_adapter/ and dial.json. `--quick` is a rehearsal that stores nothing.
+validation rows and on test rows. Stored in lora_edu/stored: kjv_adapter/, dial.json and dial_table.json. `--quick` is a rehearsal that stores nothing.
 """
 
 import argparse
@@ -23,10 +23,12 @@ from lora_edu.models import load_base
 from lora_edu.stored import FOLDER
 from lora_edu.tasks import get_task
 from lora_edu.trainer import TrainConfig, Trainer
+from lora_edu.widgets import DialData
 
 SCALES = (-0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 LORA = LoRAConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"])
 TRAIN = TrainConfig(learning_rate=2e-3, batch_size=8, max_steps=80, warmup_ratio=0.05)
+CURVES = {"style_loss": "King James verses", "general_loss": "general passages"}  # of the test rows
 ROWS = 60  # King James rows in each of validation and test
 
 
@@ -69,26 +71,18 @@ def main() -> None:
     set_scale(model, 1.0)
     folder = Path(tempfile.mkdtemp()) if quick else FOLDER
     save(model, folder / "kjv_adapter")
-    about = {
-        "command": "python benchmarks/dial.py",
-        "fingerprint": fingerprint(model),
-        "rows": rows,
-        "passages": {k: len(v) for k, v in passages.items()},
-    }
-    about |= {
-        "train": TRAIN.to_dict(),
-        "losses": [round(loss, 4) for loss in losses],
-        "precision": trainer.precision,
-        **environment(),
-    }
-    dial = {
-        "about": about,
-        "scales": [row["dial"] for row in table["test"]],
-        "prompts": list(kjv.samples),
-        "answers": answers,
-        "table": table,
-    }
-    (folder / "dial.json").write_text(json.dumps(dial, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    about = {"command": "python benchmarks/dial.py", "fingerprint": fingerprint(model), "precision": trainer.precision}
+    about |= {"king_james_rows": rows, "passages": {name: len(each) for name, each in passages.items()}}
+    about |= {"train": TRAIN.to_dict(), "losses": [round(loss, 4) for loss in losses], **environment()}
+    DialData(
+        scales=[row["dial"] for row in table["test"]],
+        prompts=list(kjv.samples),
+        answers=answers,
+        curves={words: [row[key] for row in table["test"]] for key, words in CURVES.items()},
+        base=about["fingerprint"],
+        made_by=about["command"],
+    ).write(folder / "dial.json")
+    (folder / "dial_table.json").write_text(json.dumps({"about": about, **table}, indent=1) + "\n", encoding="utf-8")
     print("stored in", folder.name)
 
 

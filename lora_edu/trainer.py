@@ -320,7 +320,9 @@ class Trainer:
 
     def _bar(self) -> tqdm:
         hidden = not (self.progress and self.accelerator.is_main_process)
-        return tqdm(total=self.total_steps, initial=self.step, desc="training", unit="step", disable=hidden)
+        # `disable` is given only to hide: what is not given, TQDM_DISABLE in the environment may decide.
+        options: dict[str, Any] = {"disable": True} if hidden else {}
+        return tqdm(total=self.total_steps, initial=self.step, desc="training", unit="step", **options)
 
     def _tell(self, hook: str, *values: Any) -> None:
         for callback in self.callbacks:

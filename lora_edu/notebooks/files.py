@@ -20,7 +20,7 @@ STAND_INS = {
 _KEPT_CELL_METADATA = ("tags", "jupyter", "lora_edu")
 # One thread: the same digits on every machine with the same processor, and no fight with other runs. No progress bars:
 # they print timings. Nobody's progress file is touched.
-_QUIET = {"OMP_NUM_THREADS": "1", "LORA_EDU_PROGRESS": "off"}
+_QUIET = {"OMP_NUM_THREADS": "1", "LORA_EDU_PROGRESS": "off", "TQDM_DISABLE": "1"}
 _OVERRIDES = {
     "@jupyter-widgets/jupyterlab-manager:plugin": {"saveState": True},
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
