@@ -16,6 +16,7 @@ CELLS = [
     "reveal('03-x', 'the first', misconceptions={'the third': 'The third is a mistake with a name.'})",
     "predict('03-n', 'How much?', unit='GB', between=(0, 10))",
     "quiz('03')",
+    "import time\ntime.sleep(seconds if 'seconds' in globals() else 0)\nseconds = 8",  # the second run keeps the kernel busy
 ]
 
 
@@ -72,3 +73,18 @@ def test_forms_are_answered_by_keyboard(lab):
     lab.run_all()
     page.get_by_text("The third is a mistake with a name.", exact=False).last.wait_for()
     assert lab.shown_errors() == [] and lab.errors == []
+
+
+def test_a_busy_kernel_locks_the_number_on_the_screen(lab):
+    lab.run_all()
+    page, number = lab.page, lab.page.locator(".jp-Cell:nth-of-type(4)")
+    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")  # not waited for
+    page.wait_for_timeout(3000)  # the form is new, and the last cell sleeps
+    number.locator(".noUi-handle").focus()
+    for _ in range(3):  # the page sends the first change and holds the others back; the button's press overtakes them
+        page.keyboard.press("ArrowRight")
+    number.get_by_role("button", name="Lock my answer").focus()
+    page.keyboard.press("Enter")
+    assert page.locator(".jp-Cell:nth-of-type(6) .jp-InputPrompt").inner_text().strip() == "[*]:"  # busy all the while
+    number.get_by_text("Locked: 0.3 GB").wait_for()
+    assert number.locator(".widget-readout").inner_text() == "0.300"
