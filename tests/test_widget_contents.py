@@ -186,13 +186,19 @@ def test_the_dial_shows_the_answers_of_its_scale_and_marks_the_losses():
     assert "general text 4.9" in widget.canvas().alt
 
 
-@pytest.mark.parametrize("answer", ["thou shalt not tarry " * 40, "ye" * 400, "\n\n", "W" * 41])
+ANSWERS = ["x" * n + " thou shalt not tarry" * 40 for n in range(4)] + ["o " * 400, "ye" * 400, "\n\n", "W" * 41]
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
 def test_an_answer_of_any_length_fits_in_its_lines(answer):
     data = dial_data()
     widget = AdapterDial(DialData(**(vars(data) | {"answers": [[answer, "yes"]] * len(data.scales)})))
     lines = dial_lines(answer)
     assert len(lines) <= LINES and max(font(14).getlength(line) for line in lines) <= WIDTH - 40
     assert all(f">{line}<" in drawing(widget) for line in lines if line)
+    said = "".join("".join(lines).split())
+    assert "".join(answer.split()).startswith(said.removesuffix("…"))
+    assert said.endswith("…") == (len(answer) > 200)  # nothing is left out without a word
 
 
 def test_the_dial_s_curves_differ_without_colour():
@@ -314,11 +320,8 @@ def test_layers_may_be_named_from_either_end_and_nothing_painted_costs_nothing()
         (" ".join(KINDS), 8, "the one to beat"),
         ("q v", 42, "0.610 (0.600 to 0.620 over 3 seeds): worse than all-linear at 0.520"),
         ("o down", 25, "0.420 (0.400 to 0.450 over 3 seeds): better than all-linear"),
-        (
-            "v",
-            106,
-            "over 2 seeds): all-linear has 0.520, and the seeds overlap",
-        ),  # the run that is missing does not count
+        ("v", 106, "0.510 (0.490 to 0.530 over 3 seeds): all-linear has 0.520, and the seeds overlap"),
+        ("k", 128, "no score, and none is made up"),  # in the grid, but never run
         ("q v", 41, "Not measured at r = 41, but at r = 42"),
         ("q k", 41, "no score, and none is made up"),
     ],
