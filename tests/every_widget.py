@@ -45,9 +45,21 @@ def dial_data() -> DialData:
 
 
 def budget_grid() -> Stored:
-    """Invented losses of four choices, three seeds each: better than all-linear, worse, overlapping, and all-linear itself."""
-    choices = [(["q", "k", "v", "o", "gate", "up", "down"], 8), (["q", "v"], 42), (["o", "down"], 25), (["v"], 106)]
-    losses = [[0.50, 0.52, 0.54], [0.60, 0.61, 0.62], [0.40, 0.41, 0.45], [0.49, 0.53, math.nan]]
+    """Invented losses of all-linear and of a choice that is worse, better, no different; a run of the fourth seed is missing, and all of k."""
+    choices = [
+        (["q", "k", "v", "o", "gate", "up", "down"], 8),
+        (["q", "v"], 42),
+        (["o", "down"], 25),
+        (["v"], 106),
+        (["k"], 128),
+    ]
+    losses = [
+        [0.50, 0.52, 0.54, 9],
+        [0.60, 0.61, 0.62, 9],
+        [0.40, 0.41, 0.45, 9],
+        [0.49, 0.53, 0.51, math.nan],
+        [math.nan] * 4,
+    ]
     about = {
         "choices": [{"kinds": kinds, "layers": [0, 29], "r": r} for kinds, r in choices],
         "loss_of_base": 1.5,

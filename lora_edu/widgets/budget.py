@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -108,13 +107,15 @@ class Score:
 
 
 def scores(grid: Stored) -> list[Score]:
-    """What `benchmarks/targets_grid.py` stored; a run that was not done is left out."""
-    found = []
-    for entry, row in zip(grid.about["choices"], grid.tensors["loss"].tolist()):
-        first, last = entry["layers"]
-        if losses := tuple(loss for loss in row if math.isfinite(loss)):
-            found.append(Score(Choice(tuple(entry["kinds"]), (first, last), entry["r"]), losses))
-    return found
+    """What `benchmarks/targets_grid.py` stored: the choices that were run, judged on the seeds that all of them were run with."""
+    losses = grid.tensors["loss"]  # (choices, seeds), NaN: not run
+    begun = losses.isfinite().any(dim=1)
+    complete = losses[begun].isfinite().all(dim=0)
+    choices = [Choice(tuple(each["kinds"]), tuple(each["layers"]), each["r"]) for each in grid.about["choices"]]
+    rows = losses[:, complete].tolist()
+    return [
+        Score(choice, tuple(row)) for choice, row, ran in zip(choices, rows, begun.tolist(), strict=True) if ran and row
+    ]
 
 
 class BudgetPainter(Widget):

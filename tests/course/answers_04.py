@@ -1,0 +1,124 @@
+"""Chapter 04: solutions, stubs and planted bugs."""
+
+from kit import Answers
+
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+TARGETS = {
+    "attention": ATTENTION,
+    "late down": r".*\.2\d\.mlp\.down_proj",
+    "even MLPs": r".*\.\d?[02468]\.mlp\.(gate|up|down)_proj",
+}
+
+
+def impostors(model, targets):
+    should = {f"{path}.{factor}.default" for path in targets for factor in ("lora_A", "lora_B")}
+    return should ^ {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def impostors_stub(model, targets): ...
+
+
+def trains(model):
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def factors(targets):
+    return {f"{path}.{factor}.default" for path in targets for factor in ("lora_A", "lora_B")}
+
+
+def count_only(model, targets):
+    numbers = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    same = sum(numbers[n] for n in trains(model)) == sum(numbers[n] for n in factors(targets))
+    return set() if same else trains(model) ^ factors(targets)
+
+
+def frozen_is_fine(model, targets):
+    return trains(model) - factors(targets)
+
+
+def trusts_any_adapter(model, targets):
+    return {name for name in trains(model) if "lora_" not in name} | (factors(targets) - trains(model))
+
+
+def trusts_the_path(model, targets):
+    inside = {name for name in trains(model) if any(name.startswith(f"{path}.") for path in targets)}
+    return (trains(model) - inside) | (factors(targets) - trains(model))
+
+
+def only_the_base(model, targets):
+    """Looks at adapters only, so that a weight of the base never comes up."""
+    return {name for name in trains(model) ^ factors(targets) if "lora_" in name or "base_layer" in name}
+
+
+def rank(n_out, n_in):
+    return (n_out * n_in - 1) // (n_out + n_in)
+
+
+def growth(shapes, tokens, r_from, r_to):
+    more = r_to - r_from
+    return 16 * more * sum(n_out + n_in for n_out, n_in in shapes) + 4 * more * tokens * len(shapes)
+
+
+def growth_stub(shapes, tokens, r_from, r_to):
+    trained = ...
+    remembered = ...
+    return trained + remembered
+
+
+def sides(shapes):
+    return sum(n_out + n_in for n_out, n_in in shapes)
+
+
+ANSWERS = {
+    "04.2": Answers(
+        TARGETS,
+        dict.fromkeys(TARGETS),
+        {
+            "too many kinds of matrix": TARGETS | {"attention": "all-linear"},
+            "matrices are missing": TARGETS | {"attention": ["q_proj", "v_proj"]},
+            "too many layers": TARGETS | {"late down": r".*\.2\d?\.mlp\.down_proj"},
+            "the expression does not match whole names": TARGETS | {"late down": r"2\d\.mlp\.down_proj"},
+            "more than matrices is matched": TARGETS | {"even MLPs": r".*\.\d?[02468]\.mlp.*"},
+            "nothing is matched": TARGETS | {"late down": [r".*\.2\d\.mlp\.down_proj"]},
+            "other keys": {"attention": ATTENTION},
+        },
+    ),
+    "04.3": Answers(
+        impostors,
+        impostors_stub,
+        {
+            "the right number is taken for the right names": count_only,
+            "a factor that does not train is overlooked": frozen_is_fine,
+            "any adapter is trusted": trusts_any_adapter,
+            "inside an adapted layer is overlooked": trusts_the_path,
+            "a weight of the base is overlooked": only_the_base,
+            "a sound parameter is accused": lambda model, targets: trains(model),
+            "no such parameter": lambda model, targets: set(targets),
+            "not a set of names": lambda model, targets: len(trains(model)) == len(factors(targets)),
+        },
+    ),
+    "04.1": Answers(
+        rank,
+        lambda n_out, n_in: ...,
+        {
+            "equal is not fewer": lambda n_out, n_in: n_out * n_in // (n_out + n_in),
+            "rounded up": lambda n_out, n_in: -(-n_out * n_in // (n_out + n_in)),
+            "forgotten, the other one": lambda n_out, n_in: (n_out * n_in - 1) // n_out,
+            "largest rank, useful or not": lambda n_out, n_in: min(n_out, n_in),
+            "not a whole number": lambda n_out, n_in: n_out * n_in / (n_out + n_in),
+        },
+    ),
+    "04.4": Answers(
+        growth,
+        growth_stub,
+        {
+            "what is remembered is forgotten": lambda s, t, a, b: 16 * (b - a) * sides(s),
+            "once for all matrices": lambda s, t, a, b: (b - a) * (16 * sides(s) + 4 * t),
+            "once for all tokens": lambda s, t, a, b: (b - a) * (16 * sides(s) + 4 * len(s)),
+            "AdamW keeps two numbers": lambda s, t, a, b: (b - a) * (8 * sides(s) + 4 * t * len(s)),
+            "four bytes a trained number": lambda s, t, a, b: (b - a) * (12 * sides(s) + 4 * t * len(s)),
+            "not the growth": lambda s, t, a, b: growth(s, t, 0, b),
+            "another number of bytes": lambda s, t, a, b: growth(s, t, 0, b - a) + 1,
+        },
+    ),
+}
