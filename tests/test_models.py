@@ -289,3 +289,43 @@ def test_the_default_model(base):
     assert model.dtype == torch.float32 and not model.training
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (1, 2, 2)
     assert "<|im_start|>system" in tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False)
+
+
+def test_counting_what_pip_has_fetched_survives_folders_that_vanish(tmp_path, monkeypatch):
+    """pip removes its folders while the progress bar counts: here the first listing removes everything below."""
+    (tmp_path / "unpack").mkdir()
+    (tmp_path / "unpack" / "part").write_bytes(b"12345")
+    assert packages._bytes_under(tmp_path) == 5
+    real = os.scandir
+
+    def scandir(path):
+        listing = real(path)
+        if Path(path) == tmp_path:
+            with listing:
+                entries = list(listing)
+            shutil.rmtree(tmp_path / "unpack")
+            listing = Listing(entries)
+        return listing
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert packages._bytes_under(tmp_path) == 0
+
+
+class Listing(list):
+    """Directory entries behind the interface of `os.scandir`."""
+
+    def __init__(self, entries):
+        super().__init__(entries)
+        self.rest = iter(entries)
+
+    def __next__(self):
+        return next(self.rest)
+
+    def __iter__(self):
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
