@@ -67,3 +67,26 @@ def test_the_ellipse_has_the_singular_values_as_half_axes():
     assert abs(float(lengths[1].max()) - s1) < 0.01 and abs(float(lengths[1].min()) - s2) < 0.01
     assert int(torch.linalg.matrix_rank(centred[2], rtol=1e-3)) == 1
     assert f"{s1:.2f}" in canvas.alt and "line" in canvas.alt
+
+
+def test_the_stored_grid_of_chapter_04_is_whole_and_at_equal_bytes():
+    tensors, about = stored("targets_grid")
+    losses, spent = tensors["loss"], about["trainable_parameters"]
+    assert about["command"] == "python benchmarks/targets_grid.py" and len(about["fingerprint"]) == 16
+    assert losses.shape[0] == len(about["choices"]) == len(spent)
+    assert bool((losses[losses.isfinite()] < about["loss_of_base"]).all())  # every run learnt something
+    assert max(spent) < 1.025 * min(spent)
+
+
+def test_the_grid_is_what_the_painter_shows_and_belongs_to_the_course_s_own_model(base):
+    from lora_edu.checkpoint import fingerprint
+    from lora_edu.course.targets_grid import TRAIN
+    from lora_edu.widgets.budget import budget, matching_rank, scores
+
+    grid = stored("targets_grid")
+    assert grid.about["fingerprint"] == fingerprint(base.model) and grid.about["train"] == TRAIN.to_dict()
+    measured = scores(grid)
+    assert len(measured) >= 4
+    for score in measured:
+        assert budget(score.choice).parameters in grid.about["trainable_parameters"]
+        assert matching_rank(score.choice) == score.choice.r

@@ -4,6 +4,8 @@ from typing import Any
 
 import ipywidgets as widgets
 
+from lora_edu.style import CLASS, STYLE
+
 WIDTH = "46em"
 # ipywidgets gives every option one line of fixed height; a sentence needs as many as it takes.
 _STYLE = """<style>
@@ -24,5 +26,7 @@ def choices(options: list[tuple[str, Any]], value: Any = None) -> widgets.RadioB
 
 
 def form(*children: widgets.Widget) -> widgets.VBox:
-    """The parts one under the other, with the style that the radio buttons need."""
-    return widgets.VBox([*children, widgets.HTML(_STYLE)])
+    """The parts one under the other, with the styles that radio buttons and sliders need."""
+    box = widgets.VBox([*children, widgets.HTML(_STYLE + STYLE)])
+    box.add_class(CLASS)
+    return box
