@@ -35,6 +35,23 @@ def worst(valid, test, cap):
     return dial, style_at(test, dial)
 
 
+def largest(valid, test, cap):
+    dial = max(row["dial"] for row in valid if row["general_loss"] <= cap)
+    return dial, style_at(test, dial)
+
+
+def below_cap(valid, test, cap):
+    dial = max((row for row in valid if row["general_loss"] < cap), key=lambda row: row["style"])["dial"]
+    return dial, style_at(test, dial)
+
+
+def peek(valid, test, cap):
+    fits = {row["dial"] for row in test if row["general_loss"] <= cap}
+    allowed = [row for row in valid if row["general_loss"] <= cap and row["dial"] in fits]
+    dial = max(allowed, key=lambda row: row["style"])["dial"]
+    return dial, style_at(test, dial)
+
+
 def by_position(valid, test, cap):
     dial, _ = choose(valid, test, cap)
     return dial, test[[row["dial"] for row in valid].index(dial)]["style"]
@@ -67,6 +84,11 @@ ANSWERS = {
             "the worst style": worst,
             "the test row is taken by position": by_position,
             "not a pair": lambda valid, test, cap: 0.5,
+            "the pair is the wrong way round": lambda valid, test, cap: choose(valid, test, cap)[::-1],
+            "not a number": lambda valid, test, cap: ("1", 0.5),
+            "the largest dial under the cap": largest,
+            "a row exactly at the cap": below_cap,
+            "the test rows' general loss": peek,
         },
     ),
     "00.2": Answers(
@@ -84,6 +106,16 @@ ANSWERS = {
             ),
             "a count and not a share": lambda answers, name: leaks(answers, name) * len(answers),
             "a percentage": lambda answers, name: 100 * leaks(answers, name),
+            "a name next to a comma": lambda answers, name: (
+                sum(name.lower() in a.lower().split() for a in answers) / len(answers)
+            ),
+            "only a name at the start": lambda answers, name: (
+                sum(
+                    a.lower().startswith(name.lower() + " ") or a.lower().startswith(name.lower() + "?")
+                    for a in answers
+                )
+                / len(answers)
+            ),
             "the answers without a leak": lambda answers, name: 1 - leaks(answers, name),
         },
     ),
@@ -95,6 +127,7 @@ ANSWERS = {
             "the frozen weights are forgotten": lambda weights, trained: 16 * trained,
             "Adam's moments are missing": lambda weights, trained: 4 * weights + 4 * trained,
             "one of gradient and two moments": lambda weights, trained: 4 * weights + 8 * trained,
+            "gigabytes and not bytes": lambda weights, trained: (4 * weights + 12 * trained) / 1e9,
             "numbers counted and not bytes": lambda weights, trained: weights + 3 * trained,
         },
     ),
