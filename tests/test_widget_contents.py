@@ -11,6 +11,7 @@ from lora_edu.memory import megabytes, predict, sketch
 from lora_edu.plots import BLUE, GREEN, INK
 from lora_edu.plots.canvas import Dot, Path, Raster
 from lora_edu.plots.raster import font
+from lora_edu.stored import Stored
 from lora_edu.widgets import (
     AdapterDial,
     BudgetPainter,
@@ -131,13 +132,13 @@ def test_a_decides_who_moves_and_b_where_to(angle_a, angle_b):
     assert torch.linalg.matrix_rank(moved.delta) == 1
 
 
-def test_the_plane_says_rank_0_without_b_and_counts_entries():
+def test_the_plane_counts_entries_and_says_that_nothing_moves_without_b():
     widget = RankDirections()
-    assert "4 of its 4 entries are not zero, yet its rank is 1" in drawing(widget)
+    assert "4 of its 4 entries are not zero, yet all outputs move along one line" in drawing(widget)
     widget.controls["a"].value = widget.controls["b"].value = 0
-    assert "1 of its 4 entries are not zero, yet its rank is 1" in drawing(widget)
+    assert "1 of its 4 entries are not zero, yet all outputs move along one line" in drawing(widget)
     widget.controls["strength"].value = 0.0
-    assert "0 of its 4 entries are not zero, yet its rank is 0" in drawing(widget)
+    assert "0 of its 4 entries are not zero, and no output moves" in drawing(widget)
     assert widget.errors == []
 
 
@@ -330,6 +331,15 @@ def test_the_painter_judges_what_was_measured_and_nothing_else(kinds, r, said):
     widget = BudgetPainter(budget_grid())
     paint(widget, kinds, r)
     assert said in widget.canvas().alt and said.split(" (")[0] in drawing(widget)
+
+
+def test_one_seed_is_no_verdict():
+    grid = budget_grid()
+    widget = BudgetPainter(Stored({"loss": grid.tensors["loss"][:, :1]}, grid.about))
+    for kinds, r in (("q v", 42), ("o down", 25)):
+        paint(widget, kinds, r)
+        assert "One seed each" in drawing(widget)
+        assert "worse" not in drawing(widget) and "won" not in drawing(widget)
 
 
 def test_the_button_takes_the_rank_of_the_same_bytes():

@@ -9,7 +9,6 @@ import ipywidgets
 import torch
 from torch import Tensor
 
-from lora_edu.linalg import numerical_rank
 from lora_edu.plots import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, RULE, VERMILION, Axes, Canvas, number
 from lora_edu.widgets.base import WIDTH, State, Widget, choice
 
@@ -56,11 +55,12 @@ def _unit(degrees: float) -> Tensor:
 
 
 class RankDirections(Widget):
-    """Turn a and b and watch which inputs move, and along which line. Chapter 01."""
+    """Turn a and b and watch which outputs move, and along which line. Chapter 01."""
 
     title = "a listens, b speaks"
     question = (
-        "Which inputs stay where they are, along which line do all others move, and which of a and b decides which?"
+        "For which inputs does the output stay where it was, along which line do all other outputs move, "
+        "and which of a and b decides which?"
     )
     computes_on = ("a", "b", "strength", "base")
 
@@ -82,27 +82,19 @@ class RankDirections(Widget):
         canvas = Canvas(WIDTH, 440)
         _draw_inputs(_plane(canvas, 8, "inputs x, and a"), result)
         _draw_outputs(_plane(canvas, 392, "outputs W₀x + b(a·x), and b"), result)
-        values = torch.linalg.svdvals(result.delta)
-        rank = numerical_rank(values, (2, 2)) if bool(result.delta.any()) else 0
         changed = int((result.delta.abs() > 1e-6).sum())
         # Rows are few enough to write out.
         rows = "   ".join(
             "[ " + "  ".join(f"{v:+.2f}".replace("-", "−") for v in row) + " ]" for row in result.delta.tolist()
         )
         canvas.text(8, 414, f"ΔW = b aᵀ, by rows:  {rows}", 12)
-        canvas.text(
-            8,
-            434,
-            f"{changed} of its 4 entries are not zero, yet its rank is {rank}: singular values {number(float(values[0]))} and "
-            f"{number(round(float(values[1]), 6))}.",
-            12,
-            bold=True,
-        )
+        moves = "yet all outputs move along one line" if changed else "and no output moves"
+        canvas.text(8, 434, f"{changed} of its 4 entries are not zero, {moves}.", 12, bold=True)
         canvas.alt = (
             f"Left, a cloud of inputs with the arrow a at {state['a']} degrees and the dashed line at right angles to it. Right, "
-            f"where W₀x + b(a·x) sends them, with b at {state['b']} degrees and strength {number(state['strength'])}: every input "
-            f"moves parallel to b, those on a's side with b and the others against it, and those on the dashed line do not move. "
-            f"The update has rank {rank} and {changed} of its 4 entries are not zero."
+            f"where W₀x + b(a·x) sends them, with b at {state['b']} degrees and strength {number(state['strength'])}: every output "
+            f"moves parallel to b, for inputs on a's side with b and for the others against it; for inputs on the dashed line it "
+            f"stays. Of the 4 entries of b aᵀ {changed} are not zero."
         )
         return canvas
 

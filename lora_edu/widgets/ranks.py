@@ -57,7 +57,7 @@ class Spectrum:
     def paint(self, entries: Tensor) -> np.ndarray:
         if self.is_picture:
             return (entries.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-        return heatmap(entries.numpy(), limit=float(3 * self.matrix.std()))
+        return heatmap(entries.numpy(), limit=float(1.5 * self.matrix.std()))
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ QUIZ = Quiz(
             (
                 Option("No: 90 % of its energy is spread over more than a hundred of its 576 directions.", "LoRA's bet is on the change ΔW, not on W₀.", True),
                 Option("Yes, that is why LoRA works.", "A widely copied mistake. LoRA says nothing of W₀'s rank."),
-                Option("It cannot be said: it was rounded to 4 bits.", "Rounding adds noise in every direction; it does not hide a low rank, and the spectrum can be measured."),
+                Option("No: its spectrum is that of noise.", "It lies between: W₀ needs clearly fewer directions than noise of its shape, and still far more than a few."),
             ),
         ),
     ),
