@@ -6,6 +6,7 @@ own autocast, and checkpoints are ours (`train_state`), because `accelerate.save
 
 import contextlib
 import functools
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -319,10 +320,10 @@ class Trainer:
                 self.optimizer.zero_grad(set_to_none=True)
 
     def _bar(self) -> tqdm:
-        hidden = not (self.progress and self.accelerator.is_main_process)
-        # `disable` is given only to hide: what is not given, TQDM_DISABLE in the environment may decide.
-        options: dict[str, Any] = {"disable": True} if hidden else {}
-        return tqdm(total=self.total_steps, initial=self.step, desc="training", unit="step", **options)
+        # tqdm's own switch, which its notebook form overlooks.
+        switched_off = os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
+        hidden = switched_off or not (self.progress and self.accelerator.is_main_process)
+        return tqdm(total=self.total_steps, initial=self.step, desc="training", unit="step", disable=hidden)
 
     def _tell(self, hook: str, *values: Any) -> None:
         for callback in self.callbacks:
