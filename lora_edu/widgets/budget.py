@@ -182,6 +182,8 @@ class BudgetPainter(Widget):
             said = f"Measured: a held-out loss of {found.mean:.3f} ({_seeds(found)})"
             if reference is None or found is reference:
                 return f"{said}: this is the one to beat."
+            if len(found.losses) == 1:
+                return f"{said}; all-linear has {reference.mean:.3f}. One seed each: only a wide gap says anything."
             if min(found.losses) > max(reference.losses):
                 return f"{said}: worse than all-linear at {reference.mean:.3f}, seed for seed."
             if max(found.losses) < min(reference.losses):
