@@ -33,7 +33,7 @@ types:
 	$(BIN)/mypy
 
 unit:
-	$(QUIET) $(BIN)/python -m pytest tests -m "not browser"
+	$(QUIET) $(BIN)/python -m pytest tests -m "not browser and not slow"
 
 test: fetch
 	$(QUIET) $(BIN)/python -m pytest tests notebooks --nbval --nbval-current-env --nbval-cell-timeout=120 --nbval-sanitize-with nbval_sanitize.cfg

@@ -136,6 +136,7 @@ def test_leftovers_of_a_killed_process_are_removed(no_cache, index, monkeypatch)
     assert not (no_cache / TINY / ".download-x").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_do_the_work_once(index, tmp_path):
     script = tmp_path / "fetch.py"
     script.write_text(

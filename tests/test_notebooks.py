@@ -199,6 +199,7 @@ def executed(tmp_path_factory):
     return path, *texts
 
 
+@pytest.mark.slow
 def test_execution_is_stable_and_clean(executed):
     path, first, second = executed
     assert first == second
@@ -241,6 +242,7 @@ def test_text_that_stands_in_for_a_form_is_enough():
     assert set(data) == {"text/plain", "text/html"}
 
 
+@pytest.mark.slow
 def test_fresh_copies_once_and_never_over_work(executed, tmp_path):
     path = executed[0]
     copied = fresh("99", folder=path.parent, target=tmp_path / "mine")

@@ -40,6 +40,7 @@ def runs(tmp_path_factory) -> Path:
 
 
 @needs_fork
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_sigkill_and_resume_is_bit_equal(runs, moment):
     ends = json.loads((runs / "ends.json").read_text())
@@ -54,6 +55,7 @@ def test_sigkill_and_resume_is_bit_equal(runs, moment):
 
 
 @needs_fork
+@pytest.mark.slow
 def test_the_kills_left_what_they_should(runs):
     """Each kill hit the moment that it is named after."""
     ends = json.loads((runs / "ends.json").read_text())
@@ -64,6 +66,7 @@ def test_the_kills_left_what_they_should(runs):
 
 
 @needs_fork
+@pytest.mark.slow
 def test_two_processes_train_as_one(runs):
     ends = json.loads((runs / "ends.json").read_text())
     assert ends["two processes"] == [0, 0] and ends["one process"] == 0

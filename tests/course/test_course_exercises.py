@@ -37,6 +37,7 @@ def test_checker_knows_its_bugs(id):
     prove(id, ANSWERS[id])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("id", ANSWERS)
 def test_checker_does_the_same_on_other_random_inputs(id, monkeypatch):
     for seed in range(2 if id in ("02.1", "03.1") else 12):
