@@ -2,14 +2,18 @@
 #   make lab     open the course            make demo    fine-tune the real model, no browser, 3 minutes
 #   make check   lint, types, unit tests    make test    everything: also every notebook, and the widgets in a browser
 #   make fresh CH=03   a clean copy of a chapter to work in      make notebooks [CH=03]   run chapters and store their outputs
-# Options: PYTHON=python3.12 (which Python makes the .venv), TORCH_INDEX=<address> (take torch alone from that package index).
+# Options: PYTHON=python3.12 (which Python makes the .venv), TORCH_INDEX=<address> (take torch alone from that package index),
+#   WORKERS=4 (processes that share the tests, 2 if not said; each may take 3 GB).
 
 PYTHON ?= python3
 TORCH_INDEX ?=
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 # One thread: steadier digits, and quicker than two on a machine that does something else as well.
 QUIET := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+# A file's tests stay together: a notebook's cells share one kernel, and some files share a loaded model.
+PYTEST := $(QUIET) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: lab demo doctor check lint types unit test notebooks fresh fetch clean
 .DEFAULT_GOAL := lab
@@ -33,10 +37,10 @@ types:
 	$(BIN)/mypy
 
 unit:
-	$(QUIET) $(BIN)/python -m pytest tests -m "not browser and not slow"
+	$(PYTEST) tests -m "not browser and not slow"
 
 test: fetch
-	$(QUIET) $(BIN)/python -m pytest tests notebooks --nbval --nbval-current-env --nbval-cell-timeout=120 --nbval-sanitize-with nbval_sanitize.cfg
+	$(PYTEST) tests notebooks --nbval --nbval-current-env --nbval-cell-timeout=120 --nbval-sanitize-with nbval_sanitize.cfg
 
 notebooks: fetch
 	$(QUIET) $(BIN)/python -m lora_edu.notebooks execute $(CH)
