@@ -85,14 +85,20 @@ def tiny(lora: LoRAConfig | None, hidden: int = 16, mlp: int = 24, layers: int =
     return sketch(shape, lora)
 
 
-def _swap(model: nn.Module, off: str, on: str) -> tuple[nn.Module, set[str]]:
-    """Freeze one tensor, let another of the same size train: the number that trains stays what it was."""
-    parameters = dict(model.named_parameters())
-    assert parameters[off].requires_grad and not parameters[on].requires_grad
-    assert parameters[off].numel() == parameters[on].numel()
-    parameters[off].requires_grad_(False)
-    parameters[on].requires_grad_(True)
-    return model, {off, on}
+@cache
+def _suspect() -> tuple[nn.Module, tuple[str, ...]]:
+    """A model with adapters in four layers, and the targets: those in the first three. Which of its tensors train is set anew for each case."""
+    kinds = ("q_proj", "v_proj")
+    # r = 8, so that A of (8, 16) is as large as W₀ of v, (8, 16), and half as large as W₀ of q
+    model = tiny(LoRAConfig(r=8, target_modules=kinds, layers_to_transform=(0, 1, 2, 10)))
+    return model, tuple(f"model.layers.{i}.self_attn.{kind}" for i in (0, 1, 2) for kind in kinds)
+
+
+def _let_train(model: nn.Module, names: Collection[str]) -> int:
+    """Exactly these train; returns how many numbers they hold."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in names)
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 @register(
@@ -112,32 +118,22 @@ def _swap(model: nn.Module, off: str, on: str) -> tuple[nn.Module, set[str]]:
     ),
 )
 def catch_the_impostor(impostors: Callable[[nn.Module, Sequence[str]], Collection[str]]) -> None:
-    config = LoRAConfig(r=2, target_modules=("q_proj", "v_proj"), layers_to_transform=(0, 1, 2))
+    model, targets = _suspect()
+    sound = {f"{path}.{factor}.default" for path in targets for factor in ("lora_A", "lora_B")}
+    expected = _let_train(model, sound)
     layer = "model.layers.{}.self_attn.{}_proj.{}"
-    sound = tiny(config)
-    targets = [target.name for target in plan(sound, config)]
-    wide = LoRAConfig(r=2, target_modules=("q_proj", "v_proj"), layers_to_transform=(0, 1, 2, 10))
-    stranger = tiny(wide)
-    for name, parameter in stranger.named_parameters():
-        parameter.requires_grad_(".lora_" in name and ".layers.10." not in name)
-    # r = 8, so that A of (8, 16) is as large as half a projection: W₀ of v is (8, 16)
-    base_config = LoRAConfig(r=8, target_modules=("q_proj", "v_proj"), layers_to_transform=(0, 1, 2))
-    cases: list[tuple[str, nn.Module, set[str]]] = [("a sound model is accused", sound, set())]
-    for bug, model, off, on in (
-        ("any adapter is trusted", stranger, layer.format(1, "q", "lora_B.default"), layer.format(10, "q", "lora_A.default")),
-        ("a weight of the base inside an adapted layer is overlooked", tiny(base_config),
+    for bug, *swapped in (
+        ("a sound model is accused",),
+        ("any adapter is trusted", layer.format(1, "q", "lora_B.default"), layer.format(10, "q", "lora_A.default")),
+        ("a weight of the base inside an adapted layer is overlooked",
          layer.format(2, "v", "lora_A.default"), layer.format(2, "v", "base_layer.weight")),
-        ("a weight of the base is overlooked", tiny(base_config),
-         layer.format(0, "q", "lora_A.default"), layer.format(0, "k", "weight")),
+        ("a weight of the base is overlooked", layer.format(0, "q", "lora_A.default"), layer.format(0, "k", "weight")),
     ):  # fmt: skip
-        cases.append((bug, *_swap(model, off, on)))
-    counts = {sum(p.numel() for p in model.parameters() if p.requires_grad) for _, model, _ in cases[:2]}
-    assert len(counts) == 1
-    for bug, model, wanted in cases:
+        assert _let_train(model, sound ^ set(swapped)) == expected  # one freezes, one of the same size trains
         got = attempt(impostors, model, list(targets))
         if isinstance(got, str | bool | int) or not isinstance(got, Collection):
             raise Wrong("not a set of names", f"`impostors` returned {type(got).__name__}; it should be a set of names")
-        _compare({str(name) for name in got}, wanted, dict(model.named_parameters()), bug)
+        _compare({str(name) for name in got}, set(swapped), dict(model.named_parameters()), bug)
 
 
 def _compare(got: set[str], wanted: set[str], parameters: Mapping[str, nn.Parameter], bug: str) -> None:
@@ -200,6 +196,22 @@ def largest_useful_rank(function: Callable[[int, int], int]) -> None:
         )
 
 
+@cache
+def _growths() -> list[tuple[list[tuple[int, int]], int, tuple[int, int], int]]:
+    """Shapes of the adapted matrices, tokens, the two ranks, and by how many bytes the ledger grows between them."""
+    cases: list[tuple[list[tuple[int, int]], int, tuple[int, int], int]] = []
+    for names, hidden, layers, batch, length, ranks in (
+        (("q_proj", "v_proj"), 16, 2, 2, 8, (1, 5)),
+        ((*ATTENTION, *MLP), 32, 3, 3, 5, (2, 8)),
+        (("down_proj",), 16, 4, 1, 40, (3, 4)),
+    ):
+        configs = [LoRAConfig(r=r, target_modules=names) for r in ranks]
+        before, after = (predict(tiny(config, hidden, layers=layers), batch, length).total for config in configs)
+        shapes = [target.shape for target in plan(tiny(None, hidden, layers=layers), configs[0])]
+        cases.append((shapes, batch * length, ranks, after - before))
+    return cases
+
+
 @register(
     "04.4",
     title="What more rank costs",
@@ -216,15 +228,7 @@ def largest_useful_rank(function: Callable[[int, int], int]) -> None:
     ),
 )
 def growth(function: Callable[[Sequence[tuple[int, int]], int, int, int], float]) -> None:
-    kinds = (("q_proj", "v_proj"), (*ATTENTION, *MLP), ("down_proj",))
-    for number, (names, hidden, batch, length, ranks) in enumerate(
-        zip(kinds, (16, 32, 16), (2, 3, 1), (8, 5, 40), ((1, 5), (2, 8), (3, 4)))
-    ):
-        configs = [LoRAConfig(r=r, target_modules=names) for r in ranks]
-        before, after = (predict(tiny(config, hidden, 24, layers=2 + number), batch, length) for config in configs)
-        model = tiny(None, hidden, 24, layers=2 + number)
-        shapes = [target.shape for target in plan(model, configs[0])]
-        wanted, tokens = after.total - before.total, batch * length
+    for shapes, tokens, ranks, wanted in _growths():
         got = attempt(function, list(shapes), tokens, *ranks)
         if isinstance(got, bool) or not isinstance(got, int | float):
             raise Wrong("not a number", f"`growth` returned {type(got).__name__}; it should be a number of bytes")
