@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock
 from platformdirs import user_data_dir
 
-SECTIONS = ("predictions", "exercises", "quizzes")
+SECTIONS = ("predictions", "exercises", "quizzes", "forms")
 _VERSION = 1
 State = dict[str, dict[str, Any]]
 _memory: State = {name: {} for name in SECTIONS}
@@ -45,7 +45,7 @@ def put(section: str, key: str, entry: Any) -> None:
 
 
 def forget(prefix: str) -> str:
-    """Remove the predictions, exercises and quiz answers whose id starts with `prefix`; "" removes them all."""
+    """Remove the predictions, exercises, quiz answers and typed rows whose id starts with `prefix`; "" removes them all."""
 
     def remove(state: State) -> int:
         gone = [(section, key) for section in SECTIONS for key in state[section] if key.startswith(prefix)]

@@ -1,0 +1,387 @@
+"""Exercises of chapter 05, First run."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lora_edu.course.exercises import NotAttempted, Wrong, attempt, close, generator, register
+from lora_edu.losses import IGNORE
+
+PAD = 2  # of the rows that the checkers make up: the token that ends an answer, and the one that pads
+
+
+def _numbers(values: Any, what: str) -> list[int]:
+    """A list, tuple or tensor of whole numbers as a list."""
+    if isinstance(values, Tensor):
+        values = values.tolist()
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        raise Wrong("not a list of labels", f"{what} is {type(values).__name__}, and should be a list of whole numbers")
+    if any(value is ... or value is None for value in values):
+        raise NotAttempted
+    if not all(isinstance(value, int | float) and value == int(value) for value in values):
+        raise Wrong("not a list of labels", f"{what} holds something that is no whole number: {values!r}")
+    return [int(value) for value in values]
+
+
+def _row(random: torch.Generator, prompt: int, answer: int) -> list[int]:
+    """A prompt that holds the end-of-turn token too, and an answer that ends in it."""
+    ids = torch.randint(10, 99, (prompt + answer,), generator=random).tolist()
+    ids[prompt // 2] = ids[-1] = PAD
+    return ids
+
+
+@register(
+    "05.1",
+    title="The shifted labels",
+    stars=1,
+    minutes=7,
+    task="Write `shifted_labels(ids, prompt_length)`: for each position of `ids` the token that has to be predicted *there*, or −100 where nothing "
+    "is to be learnt. The first `prompt_length` ids are the prompt, the rest is the answer with its end. A list as long as `ids`.",
+    wants="shifted_labels",
+    shows="Every answer token is predicted one position before it stands, its end included, and nothing else counts.",
+    hints=(
+        "Begin with the token that follows each position, −100 at the last one, where nothing follows. Then mask.",
+        "Which position predicts the first token of the answer? It is a position of the prompt.",
+        "The labels −100 stand at positions 0 to prompt_length − 2, and at the last one.",
+    ),
+)
+def shifted_labels(function: Callable[[list[int], int], Sequence[int]]) -> None:
+    random = generator()
+    for prompt, answer in [(4, 3), (1, 2), (7, 1), *torch.randint(1, 9, (6, 2), generator=random).tolist()]:
+        ids = _row(random, prompt, answer)
+        wanted = [IGNORE] * (prompt - 1) + ids[prompt:] + [IGNORE]
+        copy = list(ids)
+        got = attempt(function, copy, prompt)
+        if copy != ids:
+            raise Wrong(
+                "the ids are changed in place", "`shifted_labels` changed the list it was given: make a new one"
+            )
+        got = _numbers(got, "what `shifted_labels` returned")
+        if got == wanted:
+            continue
+        masked = [IGNORE] * prompt + ids[prompt:]
+        bugs = {
+            "not shifted: each position learns to repeat the token it has read": masked,
+            "shifted the wrong way": [IGNORE, *masked[:-1]],
+            "shifted by two": [*masked[2:], IGNORE, IGNORE],
+            "the first token of the answer is never learnt": [IGNORE] * prompt + ids[prompt + 1 :] + [IGNORE],
+            "the answer's end is masked": [*wanted[:-2], IGNORE, IGNORE],
+            "the prompt is learnt too": [*ids[1:], IGNORE],
+            "the last position has nothing to predict": [*wanted[:-1], ids[-1]],
+            "the row is wrapped round: the last position learns the first token": [*wanted[:-1], ids[0]],
+            "one label too few": wanted[:-1],
+            "only the answer's labels": ids[prompt:],
+            "a token of the prompt is learnt": [IGNORE] * (prompt - 2) + ids[prompt - 1 :] + [IGNORE],
+        }
+        bug = next((bug for bug, wrong in bugs.items() if got == wrong), None)
+        if bug is None:
+            bug = "other labels" if len(got) == len(ids) else "another length"
+        raise Wrong(bug, f"for {len(ids)} ids of which {prompt} are the prompt, {ids}, you give {got}")
+
+
+def _matrix(value: Any, shape: tuple[int, int], what: str) -> Tensor:
+    if isinstance(value, list):
+        try:
+            value = torch.tensor(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise Wrong("not a rectangle", f"{what} is a list whose rows are not of one length") from None
+    if value is ... or value is None:
+        raise NotAttempted
+    if not isinstance(value, Tensor):
+        raise Wrong("not a tensor", f"{what} is {type(value).__name__}, and should be a tensor of shape {shape}")
+    if tuple(value.shape) != shape:
+        raise Wrong("wrong shape", f"{what} has shape {tuple(value.shape)} and should have {shape}")
+    return value.long()
+
+
+@register(
+    "05.2",
+    title="Pad without losing the end",
+    stars=2,
+    minutes=8,
+    task="Write `pad_batch(rows, prompt_lengths, pad)`: three tensors (B, T), input_ids, attention_mask and labels, padded on the right to the "
+    "longest row. Labels are unshifted, −100 on prompt and padding. Each row is a list of ids, and `pad` is also the token that ends an answer.",
+    wants="pad_batch",
+    shows="Padding is known by its place: every answer keeps its end, though that token and the padding are one and the same.",
+    hints=(
+        "Start with three tensors filled for a batch of nothing but padding: `torch.full((B, T), pad)`, zeros, and −100 everywhere.",
+        "Then, row by row, write what is real into the first `len(row)` places. Nothing asks which value a token has.",
+        "`labels[i, start:length] = torch.tensor(row[start:])` with start the row's prompt length and length its own.",
+    ),
+)
+def pad_batch(function: Callable[[list[list[int]], list[int], int], tuple[Tensor, Tensor, Tensor]]) -> None:
+    random = generator()
+    for sizes in ([(3, 4), (2, 2), (5, 3)], [(2, 1), (4, 6)], torch.randint(1, 8, (4, 2), generator=random).tolist()):
+        rows = [_row(random, prompt, answer) for prompt, answer in sizes]
+        prompts = [prompt for prompt, _ in sizes]
+        got = attempt(function, [list(row) for row in rows], list(prompts), PAD)
+        if not isinstance(got, tuple | list) or len(got) != 3:
+            raise Wrong(
+                "not three tensors",
+                f"`pad_batch` returned {type(got).__name__}; return input_ids, attention_mask, labels",
+            )
+        shape = (len(rows), max(map(len, rows)))
+        names = ("input_ids", "attention_mask", "labels")
+        ids, mask, labels = (_matrix(value, shape, name) for value, name in zip(got, names))
+        for i, (row, prompt) in enumerate(zip(rows, prompts)):
+            _judge_row(row, prompt, ids[i].tolist(), mask[i].tolist(), labels[i].tolist())
+
+
+def _judge_row(row: list[int], prompt: int, ids: list[int], mask: list[int], labels: list[int]) -> None:
+    rest = len(ids) - len(row)
+    said = f"a row of {len(row)} ids of which {prompt} are the prompt, in a batch {len(ids)} wide"
+    if ids != row + [PAD] * rest:
+        bug = "padded on the left" if rest and ids == [PAD] * rest + row else "other ids"
+        raise Wrong(bug, f"{said}, {row}: its input_ids are {ids}")
+    if mask != [1] * len(row) + [0] * rest:
+        by_value = [int(token != PAD) for token in ids]
+        bug = "the attention mask goes by value" if mask == by_value else "another attention mask"
+        raise Wrong(bug, f"{said}: its attention_mask is {mask}; 1 for what is real, 0 for padding")
+    answer = row[prompt:]
+    wanted = [IGNORE] * prompt + answer + [IGNORE] * rest
+    if labels == wanted:
+        return
+    bugs = {
+        "the end of the answer is masked": [IGNORE if token == PAD else token for token in wanted],
+        "the padding is learnt": [IGNORE] * prompt + answer + [PAD] * rest,
+        "the prompt is learnt": row + [IGNORE] * rest,
+        "nothing is masked": ids,
+        "the labels are shifted": [*wanted[1:], IGNORE],
+    }
+    bug = next((bug for bug, wrong in bugs.items() if labels == wrong), "other labels")
+    raise Wrong(bug, f"{said}, {row}: its labels are {labels}; here they stay unshifted")
+
+
+class _Reader(nn.Module):
+    """A model of a few numbers that behaves as a language model does: ids in, an object with logits out, and something frozen."""
+
+    def __init__(self, random: torch.Generator) -> None:
+        super().__init__()
+        self.table = nn.Embedding(12, 6).requires_grad_(False)
+        self.trained = nn.Linear(6, 12, bias=False)
+        for p in self.parameters():
+            p.data = torch.randn(p.shape, generator=random)
+        self.calls = 0
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        self.calls += 1
+        return self.trained(self.table(input_ids))  # (B, T, V)
+
+
+def _loss_sum(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, int]:
+    """Summed loss and number of labels that count, shifted by one, as `causal_lm_loss` gives them."""
+    logits, targets = model(batch["input_ids"])[:, :-1], batch["labels"][:, 1:]
+    total = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
+    return total, int((targets != IGNORE).sum())
+
+
+def _batch(random: torch.Generator, rows: int, length: int, prompt: int) -> dict[str, Tensor]:
+    ids = torch.randint(0, 12, (rows, length), generator=random)
+    labels = ids.clone()
+    labels[:, :prompt] = IGNORE
+    return {"input_ids": ids, "labels": labels}
+
+
+@register(
+    "05.3",
+    title="The missing lines of the loop",
+    stars=2,
+    minutes=9,
+    task="Complete `train_by_hand(model, batches, loss_sum, lr)`: for each batch one step of `torch.optim.AdamW` (weight_decay=0) on what trains, "
+    "with the gradient of the *mean* loss a token. Return the list of mean losses, as numbers. `loss_sum(model, batch)` gives (summed loss, count).",
+    wants="train_by_hand",
+    shows="Your loop ends with the weights of a reference run, number for number: the right parameters, the right mean, and no old gradients.",
+    hints=(
+        "The optimiser gets only what trains: `[p for p in model.parameters() if p.requires_grad]`.",
+        "A step is four lines: loss, backward, optimiser step, gradients to zero. What is divided by what?",
+        "`(total / count).backward()`, and for the list `(total / count).item()`: a number, not a tensor with its graph.",
+    ),
+)
+def train_by_hand(function: Callable[..., Sequence[float]]) -> None:
+    seeds = torch.randint(0, 10**6, (2,), generator=generator()).tolist()
+    for seed in seeds:
+        random = torch.Generator().manual_seed(seed)
+        batches = [_batch(random, *sizes) for sizes in ((2, 6, 2), (1, 4, 1), (3, 9, 5), (2, 5, 3), (2, 7, 1))]
+        start = _Reader(random)
+        variants = {name: _reference(start, batches, name) for name in ("", *_LOOP_BUGS)}
+        model = _Reader(random)
+        model.load_state_dict(start.state_dict())
+        frozen = model.table.weight.clone()
+        got = attempt(function, model, batches, _loss_sum, 0.03)
+        if not torch.equal(frozen, model.table.weight) or any(p.requires_grad for p in model.table.parameters()):
+            raise Wrong(
+                "a frozen weight has changed", "the base's table was frozen when you got it, and is not what it was"
+            )
+        if torch.equal(start.trained.weight, model.trained.weight):
+            raise Wrong(
+                "nothing has moved",
+                "the trained weight is what it was: is the optimiser's step taken, and are the gradients still there when it is?",
+            )
+        weight, losses = variants.pop("")
+        if close(model.trained.weight.detach(), weight):
+            return _judge_losses(got, losses)
+        bug = next((bug for bug, (w, _) in variants.items() if close(model.trained.weight.detach(), w)), "another run")
+        distance = (model.trained.weight.detach() - weight).norm() / (weight - start.trained.weight).norm()
+        raise Wrong(
+            bug, f"after {len(batches)} steps your weight is {distance:.0%} of the way gone off the reference's"
+        )
+
+
+_LOOP_BUGS = (
+    "the old gradients are kept",
+    "the sum is trained, not the mean",
+    "another optimiser",
+    "weights decay",
+    "divided by the number of rows",
+    "a batch is left out",
+)
+
+
+def _reference(start: _Reader, batches: Sequence[Mapping[str, Tensor]], bug: str) -> tuple[Tensor, list[float]]:
+    """The trained weight and the mean losses of the run, with one bug or ("") none."""
+    model = _Reader(torch.Generator().manual_seed(0))
+    model.load_state_dict(start.state_dict())
+    weights = [model.trained.weight]
+    optimizer = (
+        torch.optim.SGD(weights, lr=0.03)
+        if bug == "another optimiser"
+        else torch.optim.AdamW(weights, lr=0.03, weight_decay=0.01 if bug == "weights decay" else 0.0)
+    )
+    losses = []
+    for batch in batches[: -1 if bug == "a batch is left out" else None]:
+        total, count = _loss_sum(model, batch)
+        by = {"the sum is trained, not the mean": 1, "divided by the number of rows": len(batch["input_ids"])}
+        (total / by.get(bug, count)).backward()
+        optimizer.step()
+        if bug != "the old gradients are kept":
+            optimizer.zero_grad()
+        losses.append(total.item() / count)
+    return model.trained.weight.detach().clone(), losses
+
+
+def _judge_losses(got: Any, wanted: Sequence[float]) -> None:
+    if isinstance(got, Tensor):
+        got = got.tolist()
+    if not isinstance(got, Sequence) or isinstance(got, str):
+        raise Wrong(
+            "no list of losses",
+            f"the weights are right; returned is {type(got).__name__}, and wanted a list of {len(wanted)} losses",
+        )
+    if any(isinstance(value, Tensor) and value.requires_grad for value in got):
+        raise Wrong(
+            "the list keeps every graph",
+            "a loss in the list still carries its graph, so nothing of a step can be freed: `.item()`",
+        )
+    if len(got) != len(wanted) or not close(torch.tensor([float(value) for value in got]), torch.tensor(wanted)):
+        raise Wrong(
+            "other losses",
+            f"the weights are right; the losses returned are {[round(float(v), 3) for v in got]}, the means a token {[round(v, 3) for v in wanted]}",
+        )
+
+
+@register(
+    "05.4",
+    title="Four unequal micro-batches",
+    stars=2,
+    minutes=8,
+    task="Write `accumulate(model, micro_batches, loss_sum)`: leave in `.grad` the gradient that *one* batch of all rows would give (of the mean "
+    "loss a token), going through one micro-batch at a time. Return that mean loss as a number. The gradients are clear when you get the model.",
+    wants="accumulate",
+    shows="Unequal micro-batches, the same gradient as the one large batch: sums are added, and divided once, by all tokens.",
+    hints=(
+        "`backward()` adds to `.grad`. If every micro-batch hands it its *sum*, what do the gradients hold at the end?",
+        "Memory is saved only if `backward()` is called for each micro-batch: no list of losses is kept to the end.",
+        "After the loop divide every `.grad` by the number of all tokens: `p.grad /= count` where p.grad is not None.",
+    ),
+)
+def accumulate(function: Callable[..., float]) -> None:
+    random = generator()
+    for sizes in ([(1, 3, 2), (2, 5, 1), (1, 12, 2), (3, 4, 3)], [(2, 9, 1), (1, 2, 1), (1, 4, 2)]):
+        batches = [_batch(random, *each) for each in sizes]
+        model = _Reader(random)
+        grads, losses = _gradients(model, batches)
+        model.zero_grad()
+        model.calls, before = 0, model.trained.weight.detach().clone()
+        got = attempt(function, model, batches, _loss_sum)
+        if not torch.equal(before, model.trained.weight):
+            raise Wrong("a step is taken", "the weights have moved: `accumulate` only leaves a gradient behind")
+        if model.trained.weight.grad is None:
+            raise Wrong(
+                "no gradient is left",
+                "`.grad` is None afterwards: is `backward()` called, and are the gradients not cleared?",
+            )
+        if model.calls < len(batches):
+            raise Wrong(
+                "all rows at once",
+                f"the model was called {model.calls} times for {len(batches)} micro-batches: that needs the memory of all",
+            )
+        grad = model.trained.weight.grad
+        bug = next((name for name, wrong in grads.items() if close(grad, wrong)), "another gradient")
+        if bug:
+            size = grad.norm() / grads[""].norm()
+            raise Wrong(
+                bug,
+                f"for micro-batches of {[_loss_sum(model, b)[1] for b in batches]} tokens your gradient has {size:.2f} times the length of the one batch's, or another direction",
+            )
+        if isinstance(got, bool) or not isinstance(got, int | float | Tensor):
+            raise Wrong(
+                "no loss is returned",
+                f"the gradient is right; returned is {type(got).__name__}, and wanted the mean loss a token",
+            )
+        if abs(float(got) - losses[""]) > 1e-4 * losses[""]:
+            bug = next(
+                (
+                    f"the loss is {name}"
+                    for name, wrong in losses.items()
+                    if name and abs(float(got) - wrong) < 1e-4 * wrong
+                ),
+                "another loss",
+            )
+            raise Wrong(
+                bug,
+                f"the gradient is right; you return {float(got):.4f}, and the mean loss a token is {losses['']:.4f}",
+            )
+
+
+def _gradients(model: _Reader, batches: Sequence[Mapping[str, Tensor]]) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """The right gradient under "" and wrong ones by their bugs; the same for the loss."""
+    each: list[tuple[Tensor, float, int]] = []
+    for batch in batches:
+        model.zero_grad()
+        total, count = _loss_sum(model, batch)
+        total.backward()
+        assert model.trained.weight.grad is not None
+        each.append((model.trained.weight.grad.clone(), total.item(), count))
+    tokens, rows = sum(count for *_, count in each), sum(len(batch["input_ids"]) for batch in batches)
+    total_grad, total_loss = torch.stack([grad for grad, *_ in each]).sum(0), sum(loss for _, loss, _ in each)
+    mean_grad = torch.stack([grad / count for grad, _, count in each]).mean(0)
+    grads = {
+        "": total_grad / tokens,
+        "the mean of the means": mean_grad,
+        "the sum of the means": mean_grad * len(each),
+        "the sum is not divided": total_grad,
+        "divided by the number of micro-batches": total_grad / len(each),
+        "divided by the number of rows": total_grad / rows,
+        "only the last micro-batch is left": each[-1][0] / each[-1][2],
+        "only the last micro-batch is left, divided by all tokens": each[-1][0] / tokens,
+        "divided again at every micro-batch": _running(each, tokens),
+    }
+    losses = {
+        "": total_loss / tokens,
+        "the mean of the means": sum(loss / count for _, loss, count in each) / len(each),
+        "the sum of the means": sum(loss / count for _, loss, count in each),
+        "the sum": total_loss,
+        "the last micro-batch's": each[-1][1] / each[-1][2],
+    }
+    return grads, losses
+
+
+def _running(each: Sequence[tuple[Tensor, float, int]], tokens: int) -> Tensor:
+    """Gradients that are divided inside the loop, so that the first ones are divided many times."""
+    grad = torch.zeros_like(each[0][0])
+    for own, *_ in each:
+        grad = (grad + own) / tokens
+    return grad
