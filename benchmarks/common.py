@@ -1,18 +1,16 @@
 """What every benchmark shares: interleaved rounds in CPU time, the transient memory peak, and a stored result that says where it came from."""
 
 import json
-import os
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from lora_edu.stored import environment
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -58,19 +56,6 @@ def transient_peak(step: Callable[[], Any]) -> int:
         now += event.nbytes()
         peak = max(peak, now)
     return peak
-
-
-def environment() -> dict[str, Any]:
-    """Machine, threads, versions and date: what a figure must be read with."""
-    packages = ("torch", "transformers", "peft", "accelerate", "safetensors")
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in packages},
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-    }
 
 
 def write(name: str, result: Mapping[str, Any]) -> Path:

@@ -11,8 +11,6 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from common import environment
-
 from lora_edu.adapters import inject, set_scale
 from lora_edu.checkpoint import fingerprint, save
 from lora_edu.config import LoRAConfig
@@ -20,7 +18,7 @@ from lora_edu.data import collate, encode_rows
 from lora_edu.evaluation import generate, mean_nll
 from lora_edu.losses import causal_lm_loss
 from lora_edu.models import load_base
-from lora_edu.stored import FOLDER
+from lora_edu.stored import FOLDER, environment
 from lora_edu.tasks import get_task
 from lora_edu.trainer import TrainConfig, Trainer
 from lora_edu.widgets import DialData

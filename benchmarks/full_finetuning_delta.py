@@ -12,7 +12,6 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from common import environment
 from torch import Tensor
 
 from lora_edu.checkpoint import fingerprint
@@ -20,7 +19,7 @@ from lora_edu.data import collate, encode_rows
 from lora_edu.linalg import effective_rank
 from lora_edu.losses import causal_lm_loss
 from lora_edu.models import DEFAULT_MODEL, load_base
-from lora_edu.stored import store
+from lora_edu.stored import environment, store
 from lora_edu.tasks import get_task
 from lora_edu.trainer import TrainConfig, Trainer
 

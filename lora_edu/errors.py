@@ -37,6 +37,10 @@ class TrainingError(LoRAEduError, RuntimeError):
     """A run that cannot go on (a loss that is not a number, nothing that trains)."""
 
 
+class SweepError(LoRAEduError, ValueError):
+    """A sweep or a cell that does not exist, or a run that returned other metrics than its sweep names."""
+
+
 class DownloadError(LoRAEduError, RuntimeError):
     """A file that could not be fetched, or that is not the one that was asked for."""
 

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from lora_edu.stored import Stored
+from lora_edu.sweeps import Table
 from lora_edu.widgets import (
     AdapterDial,
     BudgetPainter,
@@ -15,6 +15,7 @@ from lora_edu.widgets import (
     ShapesAndStarts,
     SpectrumExplorer,
 )
+from lora_edu.widgets.budget import ALL_LINEAR, NOTHING, Choice
 from lora_edu.widgets.spectrum import Change
 
 
@@ -44,29 +45,18 @@ def dial_data() -> DialData:
     )
 
 
-def budget_grid() -> Stored:
+def budget_grid() -> Table:
     """Invented losses of all-linear and of a choice that is worse, better, no different; a run of the fourth seed is missing, and all of k."""
-    choices = [
-        (["q", "k", "v", "o", "gate", "up", "down"], 8),
-        (["q", "v"], 42),
-        (["o", "down"], 25),
-        (["v"], 106),
-        (["k"], 128),
-    ]
-    losses = [
-        [0.50, 0.52, 0.54, 9],
-        [0.60, 0.61, 0.62, 9],
-        [0.40, 0.41, 0.45, 9],
-        [0.49, 0.53, 0.51, math.nan],
-        [math.nan] * 4,
-    ]
-    about = {
-        "choices": [{"kinds": kinds, "layers": [0, 29], "r": r} for kinds, r in choices],
-        "loss_of_base": 1.5,
-        "fingerprint": "0123456789abcdef",
-        "command": "a test",
+    losses = {
+        ALL_LINEAR: [0.50, 0.52, 0.54, 9],
+        Choice(("q", "v"), (0, 29), 42): [0.60, 0.61, 0.62, 9],
+        Choice(("o", "down"), (0, 29), 25): [0.40, 0.41, 0.45, 9],
+        Choice(("v",), (0, 29), 106): [0.49, 0.53, 0.51, math.nan],
+        Choice(("k",), (0, 29), 128): [math.nan] * 4,
+        NOTHING: [1.5] * 4,
     }
-    return Stored({"loss": torch.tensor(losses)}, about)
+    loss = torch.tensor(list(losses.values()))
+    return Table([choice.cell() for choice in losses], [0, 1, 2, 3], {"loss": loss}, torch.ones_like(loss), {})
 
 
 def spectrum_explorer() -> SpectrumExplorer:

@@ -1,12 +1,17 @@
 """Stored results: they load, say where they come from, and a damaged or missing one is named. And the picture of chapter 01."""
 
+import json
+
 import pytest
 import torch
 
+from lora_edu.course.sweeps.targets_grid import CHOICES, SWEEP
 from lora_edu.errors import CheckpointError
 from lora_edu.linalg import effective_rank
 from lora_edu.plots.ellipses import ellipses
 from lora_edu.stored import store, stored
+from lora_edu.sweeps import table
+from lora_edu.widgets.budget import budget, loss_of_base, matching_rank, scores
 
 
 def test_what_is_stored_comes_back_with_its_origin(tmp_path):
@@ -30,6 +35,7 @@ def test_a_missing_result_names_those_there_are_and_a_damaged_one_is_named(tmp_p
     path = store("some", {"delta": torch.ones(8)}, {"command": "c", "fingerprint": "f"}, tmp_path)
     with pytest.raises(CheckpointError, match=r"other.*there are: some"):
         stored("other", tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["some.safetensors"]  # nothing unfinished is left
     path.write_bytes(path.read_bytes()[:-7])
     with pytest.raises(CheckpointError, match=r"some\.safetensors is damaged"):
         stored("some", tmp_path)
@@ -70,23 +76,20 @@ def test_the_ellipse_has_the_singular_values_as_half_axes():
 
 
 def test_the_stored_grid_of_chapter_04_is_whole_and_at_equal_bytes():
-    tensors, about = stored("targets_grid")
-    losses, spent = tensors["loss"], about["trainable_parameters"]
-    assert about["command"] == "python benchmarks/targets_grid.py" and len(about["fingerprint"]) == 16
-    assert losses.shape[0] == len(about["choices"]) == len(spent)
-    assert bool((losses[losses.isfinite()] < about["loss_of_base"]).all())  # every run learnt something
+    grid = table("targets_grid")
+    assert bool(grid.done.all()) and len(grid.seeds) == 3
+    assert grid.about["command"] == "lora-edu sweep targets_grid"
+    assert grid.about["settings"] == json.loads(json.dumps(SWEEP.settings)) and grid.cells == list(SWEEP.cells)
+    measured = scores(grid)
+    assert [score.choice for score in measured] == list(CHOICES[:-1])
+    for score in measured:
+        assert max(score.losses) < loss_of_base(grid)  # every run learnt something
+        assert matching_rank(score.choice) == score.choice.r
+    spent = [budget(score.choice).parameters for score in measured]
     assert max(spent) < 1.025 * min(spent)
 
 
-def test_the_grid_is_what_the_painter_shows_and_belongs_to_the_course_s_own_model(base):
+def test_the_stored_grid_belongs_to_the_course_s_own_model(base):
     from lora_edu.checkpoint import fingerprint
-    from lora_edu.course.targets_grid import TRAIN
-    from lora_edu.widgets.budget import budget, matching_rank, scores
 
-    grid = stored("targets_grid")
-    assert grid.about["fingerprint"] == fingerprint(base.model) and grid.about["train"] == TRAIN.to_dict()
-    measured = scores(grid)
-    assert len(measured) >= 4
-    for score in measured:
-        assert budget(score.choice).parameters in grid.about["trainable_parameters"]
-        assert matching_rank(score.choice) == score.choice.r
+    assert table("targets_grid").about["fingerprint"] == fingerprint(base.model)

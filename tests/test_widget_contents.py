@@ -1,5 +1,7 @@
 """What each widget claims, checked against the mathematics it draws."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from every_widget import budget_grid, dial_data, rank_slider
@@ -11,7 +13,6 @@ from lora_edu.memory import megabytes, predict, sketch
 from lora_edu.plots import BLUE, GREEN, INK
 from lora_edu.plots.canvas import Dot, Path, Raster
 from lora_edu.plots.raster import font
-from lora_edu.stored import Stored
 from lora_edu.widgets import (
     AdapterDial,
     BudgetPainter,
@@ -335,7 +336,7 @@ def test_the_painter_judges_what_was_measured_and_nothing_else(kinds, r, said):
 
 def test_one_seed_is_no_verdict():
     grid = budget_grid()
-    widget = BudgetPainter(Stored({"loss": grid.tensors["loss"][:, :1]}, grid.about))
+    widget = BudgetPainter(replace(grid, metrics={"loss": grid.metrics["loss"][:, :1]}))
     for kinds, r in (("q v", 42), ("o down", 25)):
         paint(widget, kinds, r)
         assert "One seed each" in drawing(widget)

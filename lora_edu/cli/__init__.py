@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from lora_edu.cli import setup, training, using
+from lora_edu.cli import setup, sweeping, training, using
 from lora_edu.errors import LoRAEduError
 
 
@@ -63,6 +63,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "eval": using.evaluate,
     "merge": using.merge,
     "chat": using.chat,
+    "sweep": sweeping.sweep,
     "fetch": setup.fetch,
 }
 for name, command in COMMANDS.items():

@@ -4,10 +4,16 @@ Each file carries in its header the command that remakes it, the fingerprint of 
 """
 
 import json
+import os
+import platform
 from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -41,9 +47,30 @@ def stored(name: str, folder: Path = FOLDER) -> Stored:
 
 
 def store(name: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any], folder: Path = FOLDER) -> Path:
-    """Write a stored result. Raises ValueError when `about` lacks the command or the fingerprint."""
+    """Write a stored result; it appears whole or not at all. Raises ValueError when `about` lacks the command or the fingerprint."""
     if missing := {"command", "fingerprint"} - set(about):
         raise ValueError(f"a stored result must say where it comes from: {', '.join(sorted(missing))} is missing")
     path = folder / f"{name}.safetensors"
-    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path, {"about": json.dumps(dict(about))})
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.parent.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {key: tensor.contiguous() for key, tensor in tensors.items()}, unfinished, {"about": json.dumps(dict(about))}
+    )
+    os.replace(unfinished, path)
     return path
+
+
+def environment() -> dict[str, Any]:
+    """Machine, threads, versions and date: what a figure must be read with."""
+    versions = {}
+    for name in ("torch", "transformers", "peft", "accelerate", "safetensors"):
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "versions": versions,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+    }

@@ -15,7 +15,7 @@ from lora_edu import checkpoint
 from lora_edu.config import LoRAConfig
 from lora_edu.memory import megabytes, safetensors_bytes, sketch
 from lora_edu.plots import BLUE, INK, MUTED, RULE, VERMILION, WASH, Axes, Canvas, number, percent, ticks
-from lora_edu.stored import Stored, stored
+from lora_edu.sweeps import Cell, Table, table
 from lora_edu.targets import Target, plan
 from lora_edu.widgets.base import WIDTH, State, Widget
 
@@ -41,6 +41,14 @@ class Choice:
         first, last = sorted((state["first"], state["last"]))
         return cls(tuple(kind for kind in KINDS if state[kind]), (first, last), state["r"])
 
+    @classmethod
+    def of_cell(cls, cell: Cell) -> Choice:
+        return cls(tuple(cell["kinds"]), tuple(cell["layers"]), cell["r"])
+
+    def cell(self) -> Cell:
+        """As a cell of a sweep."""
+        return {"kinds": list(self.kinds), "layers": list(self.layers), "r": self.r}
+
     def config(self) -> LoRAConfig:
         first, last = self.layers
         names = tuple(f"{kind}_proj" for kind in self.kinds)
@@ -53,6 +61,7 @@ class Choice:
 
 
 ALL_LINEAR = Choice(KINDS, (0, LAYERS - 1), 8)
+NOTHING = Choice((), (0, LAYERS - 1), 0)  # the base as it is
 
 
 @dataclass(frozen=True)
@@ -106,16 +115,21 @@ class Score:
         return sum(self.losses) / len(self.losses)
 
 
-def scores(grid: Stored) -> list[Score]:
-    """What `benchmarks/targets_grid.py` stored: the choices that were run, judged on the seeds that all of them were run with."""
-    losses = grid.tensors["loss"]  # (choices, seeds), NaN: not run
+def scores(grid: Table) -> list[Score]:
+    """The choices that were run, judged on the seeds that all of them were run with. Grid: of the sweep `targets_grid`."""
+    losses = grid.metrics["loss"]  # (cells, seeds), NaN: not run
     begun = losses.isfinite().any(dim=1)
     complete = losses[begun].isfinite().all(dim=0)
-    choices = [Choice(tuple(each["kinds"]), tuple(each["layers"]), each["r"]) for each in grid.about["choices"]]
-    rows = losses[:, complete].tolist()
     return [
-        Score(choice, tuple(row)) for choice, row, ran in zip(choices, rows, begun.tolist(), strict=True) if ran and row
+        Score(choice, tuple(losses[i, complete].tolist()))
+        for i, choice in enumerate(map(Choice.of_cell, grid.cells))
+        if begun[i] and complete.any() and choice != NOTHING
     ]
+
+
+def loss_of_base(grid: Table) -> float:
+    """Held-out loss without any training."""
+    return float(grid.where("loss", **NOTHING.cell()).nanmean())
 
 
 class BudgetPainter(Widget):
@@ -129,10 +143,9 @@ class BudgetPainter(Widget):
     question = "With the bytes of all-linear at r = 8: which choice of matrices reaches a lower held-out loss?"
     computes_on = (*KINDS, "first", "last", "r")
 
-    def __init__(self, grid: Stored | None = None) -> None:
-        grid = grid or stored("targets_grid")
-        self.scores = scores(grid)
-        self.base_loss: float = grid.about["loss_of_base"]
+    def __init__(self, grid: Table | None = None) -> None:
+        grid = grid or table("targets_grid")
+        self.scores, self.base_loss = scores(grid), loss_of_base(grid)
         kinds: dict[str, Any] = {
             kind: ipywidgets.Checkbox(kind in ("q", "v"), description=kind, indent=False) for kind in KINDS
         }
