@@ -50,8 +50,12 @@ class Callback:
     """Base of everything that looks on while a run goes. Override what you need; each hook gets the trainer.
 
     A hook may call `trainer.stop("why")`, set `trainer.learning_rate` (the peak; the schedule goes on from it), or call
-    `trainer.evaluate()`. In `on_step_end` the step's gradients (clipped) are still in `.grad`.
+    `trainer.evaluate()` or, to wait, `trainer.hold(may_go_on)`. In `on_step_end` the step's gradients (clipped) are still in
+    `.grad`. A callback that draws the progress itself sets `shows_progress` by the end of `on_train_begin`; the trainer then
+    shows no bar.
     """
+
+    shows_progress = False
 
     def on_train_begin(self, trainer: Trainer) -> None:
         """Before the first step, also when a run resumes (`trainer.step` says where)."""
@@ -64,3 +68,6 @@ class Callback:
 
     def on_train_end(self, trainer: Trainer, history: History) -> None:
         """When the run has ended, early or not, but not when it failed."""
+
+    def on_train_exit(self, trainer: Trainer) -> None:
+        """Last of all, whatever ended the run: its last step, `stop`, Ctrl-C or an error."""

@@ -96,6 +96,8 @@ class Trainer:
         self.best_weights: dict[str, Tensor] | None = None
         self.rng: State | None = None  # where the run's random generators stand while it does not run
         self.seconds = 0.0  # spent so far
+        self._started = 0.0  # on the clock, had the run never been held or broken off
+        self._interrupted = threading.Event()  # Ctrl-C was pressed
 
     # --- the run ------------------------------------------------------------------------------------------------------
 
@@ -112,12 +114,11 @@ class Trainer:
             raise TrainingError(
                 f"{self.output_dir} holds checkpoints of an earlier run: go on with resume(), or train into another output_dir."
             )
-        started = time.perf_counter() - self.seconds
-        with self._surroundings() as interrupted, self._bar() as bar:
-            self._tell("on_train_begin")
+        self._started = time.perf_counter() - self.seconds
+        with self._surroundings() as self._interrupted, self._watched(), self._bar() as bar:
             while self.step < self.total_steps and not self.history.stopped:
                 record = self._train_step()
-                self.seconds = record["seconds"] = round(time.perf_counter() - started, 3)
+                self.seconds = record["seconds"] = round(time.perf_counter() - self._started, 3)
                 self.history.steps.append(record)
                 bar.update()
                 bar.set_postfix(loss=f"{record['loss']:.3f}", lr=f"{record['learning_rate']:.1e}")
@@ -126,7 +127,7 @@ class Trainer:
                     self._evaluate_and_compare()
                 if self.step == self.total_steps or self.history.stopped:
                     break
-                if interrupted.is_set():
+                if self._interrupted.is_set():
                     raise KeyboardInterrupt(self._save_for_later())
                 if self.config.save_every and self.step % self.config.save_every == 0:
                     self.save()
@@ -152,6 +153,16 @@ class Trainer:
     def stop(self, why: str) -> None:
         """Ends the run after the current step. For callbacks; the first reason given is the one kept."""
         self.history.stopped = self.history.stopped or why
+
+    def hold(self, may_go_on: Callable[[], bool]) -> None:
+        """Waits until `may_go_on()` says so, or Ctrl-C, which then saves as ever. For callbacks, in `on_step_end`.
+
+        The wait does not count in the run's seconds.
+        """
+        since = time.perf_counter()
+        while not (self._interrupted.is_set() or may_go_on()):
+            time.sleep(0.05)
+        self._started += time.perf_counter() - since
 
     def _train_step(self) -> Record:
         """One optimiser step: forward and backward through its micro-batches, one clip, one update."""
@@ -322,8 +333,18 @@ class Trainer:
     def _bar(self) -> tqdm:
         # tqdm's own switch, which its notebook form overlooks.
         switched_off = os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
-        hidden = switched_off or not (self.progress and self.accelerator.is_main_process)
+        shown = self.progress and not any(callback.shows_progress for callback in self.callbacks)
+        hidden = switched_off or not (shown and self.accelerator.is_main_process)
         return tqdm(total=self.total_steps, initial=self.step, desc="training", unit="step", disable=hidden)
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Callbacks hear that the run begins and, whatever ends it, that it is over."""
+        self._tell("on_train_begin")
+        try:
+            yield
+        finally:
+            self._tell("on_train_exit")
 
     def _tell(self, hook: str, *values: Any) -> None:
         for callback in self.callbacks:
