@@ -3,6 +3,7 @@
 import math
 
 import torch
+from small_run import training_dashboard
 
 from lora_edu.sweeps import Table
 from lora_edu.widgets import (
@@ -78,4 +79,5 @@ MAKERS = {
     "MemoryBars": MemoryBars,
     "BudgetPainter": lambda: BudgetPainter(budget_grid()),
     "SpectrumExplorer": spectrum_explorer,
+    "TrainingDashboard": training_dashboard,
 }

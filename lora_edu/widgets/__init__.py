@@ -2,12 +2,14 @@
 
 from lora_edu.widgets.base import Widget
 from lora_edu.widgets.budget import BudgetPainter
+from lora_edu.widgets.dashboard import TrainingDashboard
 from lora_edu.widgets.dial import AdapterDial, DialData
 from lora_edu.widgets.directions import RankDirections
 from lora_edu.widgets.memory import MemoryBars
 from lora_edu.widgets.ranks import RankSlider
 from lora_edu.widgets.shapes import ShapesAndStarts
 from lora_edu.widgets.spectrum import SpectrumExplorer
+from lora_edu.widgets.tokens import TokenInspector
 
 __all__ = [
     "AdapterDial",
@@ -18,5 +20,7 @@ __all__ = [
     "RankSlider",
     "ShapesAndStarts",
     "SpectrumExplorer",
+    "TokenInspector",
+    "TrainingDashboard",
     "Widget",
 ]

@@ -1,0 +1,394 @@
+"""Chapter 06: a run to watch and to steer. Pause it, stop it, change its learning rate while it goes."""
+
+from __future__ import annotations
+
+import math
+import queue
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import ipywidgets
+import torch
+
+from lora_edu.callbacks import Callback, History, Record
+from lora_edu.errors import ConfigError
+from lora_edu.plots import BLUE, DASHES, INK, MUTED, ORANGE, RULE, WASH, Axes, Canvas, decades, number, ticks, wrapped
+from lora_edu.train_context import modes, own_rng
+from lora_edu.trainer import Trainer
+from lora_edu.widgets import live
+from lora_edu.widgets.base import WIDTH, State, Widget, choice
+
+GAP = 0.25  # seconds between two drawings, at least
+SHARE = 0.05  # of the time may go into drawing
+POINTS = 240  # of a curve; more cannot be seen
+RATES = [float(f"{m}e{k}") for k in range(-6, 0) for m in (1, 2, 5)] + [1.0]  # of the slider
+Order = tuple[str, float | None]
+
+
+class Mark(NamedTuple):
+    """Somebody changed the learning rate after `step`."""
+
+    step: int
+    rate: float
+    by: str
+
+
+class TrainingDashboard(Widget, Callback):
+    """Shows a run while it goes, and lets the reader pause it, stop it and change its learning rate. Chapter 06.
+
+        dashboard = TrainingDashboard()
+        Trainer(model, examples, causal_lm_loss, config, collate=collate, callbacks=[dashboard]).train()
+
+    It appears where the training starts, and leaves a picture of the end there. The controls only leave orders; the loop reads
+    them between two steps and draws as well, so nothing ever happens to a model inside a step. Where the page cannot reach a
+    running cell (`widgets.live`), it says so, the trainer's own progress bar runs, and the picture comes at the end.
+
+    Args:
+        sample: makes a text with the model as it is, shown as it comes: costs its own time, changes nothing in the run.
+        every: steps between two samples.
+        script: `{step: ("learning_rate", 1e-3)}` or `{step: ("stop", None)}`: what happens after a step when no reader has
+            touched a control by then. The drawing says that it was the script.
+        target: the held-out loss (nats a token) below which a run counts as rescued; `verdict` says whether it was.
+
+    Raises:
+        ConfigError: an order in the script that does not exist, or `every` below 1.
+    """
+
+    title = "Training dashboard"
+    question = "Is this run healthy, and if not, what is to be done about it now?"
+
+    def __init__(
+        self,
+        sample: Callable[[], str] | None = None,
+        every: int = 20,
+        *,
+        script: Mapping[int, Order] | None = None,
+        target: float | None = None,
+    ) -> None:
+        if every < 1:
+            raise ConfigError(f"every must be at least 1 step, not {every!r}.")
+        self.sample, self.every, self.script, self.target = sample, every, dict(script or {}), target
+        for step, (what, value) in self.script.items():
+            if not ((what == "learning_rate" and value and value > 0) or what == "stop"):
+                raise ConfigError(
+                    f"The script's order at step {step} is {(what, value)!r}: give ('learning_rate', a positive number) or "
+                    "('stop', None)."
+                )
+        self.trainer: Trainer | None = None
+        self.marks: list[Mark] = []
+        self.said: tuple[int, str] | None = None  # the last sample, and its step
+        self.deaf = ""  # why there are no live controls
+        self.running = self.paused = self.touched = False
+        self.drawings, self.drawing_seconds = 0, 0.0
+        self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
+        self._stale, self._next = False, 0.0
+        self._display = uuid.uuid4().hex
+        self.rate = self._rate_slider(1e-3)
+        self.pause = ipywidgets.Button(description="Pause", tooltip="Waits between two steps; nothing is lost")
+        self.stop = ipywidgets.Button(description="Stop", tooltip="Ends the run after this step")
+        self.pause.on_click(lambda _: self._orders.put(("pause", None)))
+        self.stop.on_click(lambda _: self._orders.put(("stop", None)))
+        super().__init__(
+            smoothing=ipywidgets.IntSlider(10, 1, 50, description="smoothed over (steps)"),
+            axis=choice("loss axis", ["logarithmic", "linear"]),
+        )
+        self._show_hands(False)
+
+    def extras(self) -> list[ipywidgets.Widget]:
+        return [self.rate, self.pause, self.stop]
+
+    def _rate_slider(self, rate: float) -> ipywidgets.SelectionSlider:
+        """Steps of 1, 2, 5 and their tens, and the run's own rate; a slider over floats would round that one in the page."""
+        rates = sorted({*RATES, rate})
+        slider = ipywidgets.SelectionSlider(
+            options=[(number(each), each) for each in rates], value=rate, description="learning rate (peak)"
+        )
+        slider.style.description_width = "initial"
+        slider.observe(lambda change: self._orders.put(("learning_rate", change["new"])), names="value")
+        return slider
+
+    def _show_hands(self, shown: bool) -> None:
+        """Controls that would do nothing are not on the page."""
+        row = self.view.children[1]
+        row.children = [*self.controls.values(), *(self.extras() if shown else [])]
+
+    # What the trainer calls, in its own thread ------------------------------------------------------------------------
+    def on_train_begin(self, trainer: Trainer) -> None:
+        self.trainer, self.running, self.paused = trainer, True, False
+        self.rate = self._rate_slider(trainer.learning_rate)
+        self._orders = queue.SimpleQueue()  # what was pressed before concerns no run
+        self._show()
+        self.deaf = live.why_deaf()
+        self.shows_progress = not self.deaf
+        live.let_through([*self.controls.values(), *self.extras()])
+        self._show_hands(self.shows_progress)
+        self._draw()
+
+    def on_step_end(self, trainer: Trainer, record: Record) -> None:
+        while self._obey_next(trainer):
+            pass
+        if not self.touched and trainer.step in self.script:
+            self._obey(trainer, self.script[trainer.step], "script")
+        if self.sample and trainer.step % self.every == 0:
+            self._take_sample(trainer)
+        if self.paused:
+            self._draw()
+            trainer.hold(lambda: self._may_go_on(trainer))
+        if self.shows_progress and (self._stale or time.monotonic() >= self._next):
+            self._draw()
+
+    def on_train_exit(self, trainer: Trainer) -> None:
+        self.running = self.paused = self.shows_progress = False
+        self._show_hands(False)
+        if self.sample and trainer.history.stopped:
+            self._take_sample(trainer)
+        self._draw()
+        self._show(again=True)
+
+    def _may_go_on(self, trainer: Trainer) -> bool:
+        if self._obey_next(trainer) or self._stale:
+            self._draw()
+        return not self.paused
+
+    def _obey_next(self, trainer: Trainer) -> bool:
+        """Follows the oldest order of the controls; False when there is none."""
+        try:
+            order = self._orders.get_nowait()
+        except queue.Empty:
+            return False
+        self._obey(trainer, order, "you")
+        return True
+
+    def _obey(self, trainer: Trainer, order: Order, by: str) -> None:
+        what, value = order
+        if what == "learning_rate" and value is not None:
+            if value == trainer.learning_rate:  # the slider followed; nobody moved it
+                return
+            trainer.learning_rate = value
+            if self.marks and self.marks[-1].step == trainer.step:
+                self.marks.pop()  # on the slider's way
+            self.marks.append(Mark(trainer.step, value, by))
+            if by == "script":
+                self.rate.options = [(number(each), each) for each in sorted({*RATES, value})]
+                self.rate.value = value
+        elif what == "pause":
+            self.paused = not self.paused
+            self.pause.description = "Continue" if self.paused else "Pause"
+        else:
+            self.paused = False
+            trainer.stop("stopped by hand" if by == "you" else "stopped by the script")
+        self.touched = self.touched or by == "you"
+        self._stale = True
+
+    def _take_sample(self, trainer: Trainer) -> None:
+        if self.sample:
+            with modes(trainer.model, training=False), torch.no_grad(), own_rng():
+                self.said = (trainer.step, str(self.sample()))
+
+    # What it says when the run is over --------------------------------------------------------------------------------
+    @property
+    def held_out(self) -> float:
+        """The held-out loss of the weights that the run ended with; nan where none was measured."""
+        if self.trainer is None or not self.trainer.history.evaluations:
+            return math.nan
+        history = self.trainer.history
+        best = history.best if self.trainer.config.keep_best else None
+        return (best or history.evaluations[-1])["loss"]
+
+    @property
+    def lost_steps(self) -> int:
+        """Steps whose training loss was above that of step 1, which is the untrained model's."""
+        losses = self.trainer.history.losses if self.trainer else []
+        return sum(loss > losses[0] for loss in losses)
+
+    @property
+    def rescued(self) -> bool:
+        """Whether the held-out loss of the end lies below `target`."""
+        return self.target is not None and self.held_out < self.target
+
+    @property
+    def verdict(self) -> str:
+        """In words: whether the run was rescued, and how many steps it lost."""
+        if self.target is None or self.running or math.isnan(self.held_out) or self.trainer is None:
+            return ""
+        compared = "below" if self.rescued else "not below"
+        return (
+            f"{'Rescued' if self.rescued else 'Not rescued'}: the held-out loss is {number(self.held_out)}, {compared} the target of "
+            f"{number(self.target)}. Lost: {self.lost_steps} of {self.trainer.step} steps had a loss above the untrained model's."
+        )
+
+    # Drawing ----------------------------------------------------------------------------------------------------------
+    def _show(self, again: bool = False) -> None:
+        """Puts this widget on the page, or a fresh picture of it where it stands."""
+        if live.kernel() is not None:
+            from IPython.display import display
+
+            display(self, display_id=self._display, update=again)
+
+    def _draw(self) -> None:
+        before = time.perf_counter()
+        self._stale = False
+        self._redraw()
+        spent = time.perf_counter() - before
+        self.drawings, self.drawing_seconds = self.drawings + 1, self.drawing_seconds + spent
+        self._next = time.monotonic() + max(GAP, spent / SHARE)
+
+    def _on_change(self, change: Any = None) -> None:
+        self._stale = True  # while the run goes, only its own thread draws
+        if not self.running:
+            super()._on_change(change)
+
+    def compute(self, state: State) -> None:
+        """Nothing to remember: the run goes on."""
+
+    def draw(self, state: State, result: None) -> Canvas:
+        trainer = self.trainer
+        history = trainer.history if trainer else History()
+        canvas = Canvas(WIDTH, 440)
+        status, figures = self._status(), _figures(history)
+        total = trainer.total_steps if trainer else 1
+        canvas.text(8, 18, status, 14, bold=True)
+        canvas.text(8, 38, figures, 12)
+        canvas.rect(8, 48, WIDTH - 16, 7, stroke=RULE, width=1, fill=WASH)
+        if history.steps:
+            canvas.rect(8, 48, (WIDTH - 16) * len(history.steps) / total, 7, stroke=None, fill=BLUE)
+            _draw_losses(canvas, history, total, state, self.target)
+            _draw_rates(canvas, history, total, self.marks)
+        words = [
+            f"The {mark.by} set the learning rate to {number(mark.rate)} after step {mark.step}." for mark in self.marks
+        ]
+        words = [word.replace("The you", "You") for word in words]
+        lines = [*words[-2:], *([self.verdict] if self.verdict else []), *([self.deaf] if self.deaf else [])]
+        y = 428.0
+        if self.said:
+            lines.append(f"Sample after step {self.said[0]}: {self.said[1]}")
+        for line in lines:
+            for part in wrapped(line, 12, WIDTH - 16)[:3]:
+                canvas.text(8, y, part, 12, MUTED if line == self.deaf else INK)
+                y += 18
+        canvas.height = y + 6
+        canvas.alt = " ".join(
+            [f"{status}.", figures, *lines, _CURVES if history.steps else "There is nothing to draw yet."]
+        )
+        return canvas
+
+    def _status(self) -> str:
+        trainer = self.trainer
+        if trainer is None:
+            return "The run has not begun"
+        done = f"step {trainer.step} of {trainer.total_steps}"
+        if trainer.history.stopped:
+            return f"{trainer.history.stopped.capitalize()} at {done}, after {_duration(trainer.seconds)}"
+        if not self.running:
+            return f"Interrupted at {done}: it can go on"
+        left = trainer.seconds / trainer.step * (trainer.total_steps - trainer.step) if trainer.step else None
+        ahead = "" if left is None else f", about {_duration(left)} left"
+        return f"{'Paused' if self.paused else 'Running'} at {done}{ahead}"
+
+
+_CURVES = (
+    "Curves over the steps: the training loss of each step (thin), smoothed (thick), the held-out loss (squares), and below them the "
+    "learning rate."
+)
+
+
+def _figures(history: History) -> str:
+    if not history.steps:
+        return "The curves appear here, and beside them the controls, while the run goes."
+    last = history.steps[-1]
+    held_out = f", held out {number(history.evaluations[-1]['loss'])}" if history.evaluations else ""
+    best = f" (best {number(history.best['loss'])} at step {history.best['step']})" if history.best else ""
+    return f"Loss of the last step {number(last['loss'])}{held_out}{best}, learning rate {number(last['learning_rate'], 2)}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def smoothed(values: Sequence[float], over: int) -> list[float]:
+    """Mean of the last `over` values at each place (fewer at the start): late by half of them."""
+    sums = [0.0]
+    for value in values:
+        sums.append(sums[-1] + value)
+    return [(sums[i] - sums[max(0, i - over)]) / min(i, over) for i in range(1, len(sums))]
+
+
+def _thinned(xs: Sequence[float], ys: Sequence[float]) -> tuple[list[float], list[float]]:
+    """At most about POINTS of them: of each bucket the lowest and the highest, so that no spike is lost."""
+    size = math.ceil(2 * len(ys) / POINTS)
+    if size <= 2:
+        return list(xs), list(ys)
+    kept = []
+    for start in range(0, len(ys), size):
+        bucket = range(start, min(start + size, len(ys)))
+        kept += sorted({min(bucket, key=ys.__getitem__), max(bucket, key=ys.__getitem__)})
+    return [xs[i] for i in kept], [ys[i] for i in kept]
+
+
+def _draw_losses(canvas: Canvas, history: History, total: int, state: State, target: float | None) -> None:
+    steps, losses = [record["step"] for record in history.steps], history.losses
+    measured = [*losses, *(loss for _, loss in history.eval_losses), *([target] if target else [])]
+    log = state["axis"] == "logarithmic" and min(measured) > 0
+    low, high = min(measured), max(measured)
+    ylim = (low / 1.2, high * 1.2) if log else (0.0, high * 1.05 or 1.0)
+    axes = Axes(canvas, (52, 92, 692, 190), (0, total), ylim, ylog=log)
+    marks = _log_ticks(*ylim) if log else ticks(*ylim)
+    axes.frame((), marks, "", "loss (nats a token)")
+    axes.line(*_thinned(steps, losses), stroke=MUTED, width=1, opacity=0.8)
+    axes.line(*_thinned(steps, smoothed(losses, state["smoothing"])), stroke=BLUE, width=3)
+    for step, loss in history.eval_losses:
+        x, y = axes.at(step, min(max(loss, ylim[0]), ylim[1]))
+        canvas.rect(x - 4, y - 4, 8, 8, fill=ORANGE, stroke=INK, width=1)
+    if target:
+        canvas.path([axes.at(0, target), axes.at(total, target)], stroke=INK, width=1, dash=(6, 4))
+        canvas.text(744, axes.y(target) - 5, "target", 11, INK, "end", halo=True)
+    for x, name in ((270, "each step"), (380, "smoothed"), (490, "held out")):
+        if name == "held out":
+            canvas.rect(x - 22, 76, 8, 8, fill=ORANGE, stroke=INK, width=1)
+        else:
+            canvas.path(
+                [(x - 32, 80), (x - 6, 80)],
+                stroke=MUTED if name == "each step" else BLUE,
+                width=1 if name == "each step" else 3,
+            )
+        canvas.text(x, 84, name, 11, MUTED)
+
+
+def _draw_rates(canvas: Canvas, history: History, total: int, marks: Sequence[Mark]) -> None:
+    rates = [record["learning_rate"] for record in history.steps]
+    steps = [record["step"] for record in history.steps]
+    above = [rate for rate in rates if rate > 0] + [mark.rate for mark in marks]
+    low = max(min(above), max(above) / 1e4)
+    ylim = (low / 1.6, max(above) * 1.6)
+    axes = Axes(canvas, (52, 322, 692, 62), (0, total), ylim, ylog=True)
+    axes.frame(ticks(0, total, 8), _log_ticks(*ylim), "step", "learning rate")
+    axes.line(*_thinned(steps, rates), stroke=ORANGE, width=2, dash=DASHES[1])
+    edge = -math.inf
+    for mark in marks:
+        x = axes.x(mark.step + 0.5)
+        for top, bottom in ((92, 282), (322, 384)):
+            canvas.path([(x, top), (x, bottom)], stroke=INK, width=1, dash=(2, 3))
+        if x > edge:
+            end = x > 640
+            canvas.text(
+                x + (-4 if end else 4),
+                104,
+                f"{number(mark.rate, 2)}, by {mark.by}",
+                11,
+                INK,
+                "end" if end else "start",
+                halo=True,
+            )
+            edge = x + 110
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """The powers of ten, or 1, 2, 5 times them where there are too few."""
+    powers = decades(low, high)
+    if len(powers) >= 3:
+        return powers
+    down = math.floor(math.log10(low))
+    fine = [m * 10.0**k for k in range(down, down + 6) for m in (1, 2, 5)]
+    return [value for value in fine if low <= value <= high] or powers
