@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from lora_edu.adapters import (
     SavedModule,
@@ -26,8 +26,10 @@ from lora_edu.adapters import (
     state_of,
 )
 from lora_edu.config import LoRAConfig
+from lora_edu.disk import room_for
 from lora_edu.errors import CheckpointError, LoRAEduError
 from lora_edu.layers import DEFAULT
+from lora_edu.sharded import whole
 from lora_edu.targets import ALL_LINEAR, Target, plan
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -40,6 +42,9 @@ def save(model: nn.Module, folder: str | Path, name: str = DEFAULT) -> Path:
 
     An adapter not called "default" goes to `folder/name`, as in PEFT. Each file appears whole or not at all.
     The fingerprint of the base is kept with the weights, so that loading onto another base can be noticed.
+    In a run of several processes all call it (a sharded adapter is gathered from all of them) and the first one writes.
+
+    Raises CheckpointError when there is no such adapter, and DiskFullError with what was in `folder` still there.
     """
     state = state_of(model)
     if name not in state.configs:
@@ -47,15 +52,21 @@ def save(model: nn.Module, folder: str | Path, name: str = DEFAULT) -> Path:
     folder = Path(folder) if name == DEFAULT else Path(folder) / name
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is a file: name a folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {disk_key(n, name): p.detach().cpu().contiguous() for n, p in adapter_parameters(model, name).items()}
+    tensors = {
+        disk_key(n, name): whole(p.detach()).cpu().contiguous() for n, p in adapter_parameters(model, name).items()
+    }
     paths = {path for path, layer in lora_layers(model).items() if name in layer.scalings}
     config = _portable(model, state.configs[name], paths).to_dict()
     if not config["base_model_name_or_path"]:
         config["base_model_name_or_path"] = getattr(getattr(model, "config", None), "_name_or_path", "") or None
     metadata = {"format": "pt", FINGERPRINT: fingerprint(model)}
-    _write(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata=metadata))
-    _write(folder / CONFIG, lambda path: path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8"))
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_rank() > 0:
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    content = json.dumps(config, indent=2) + "\n"
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    _write(folder / WEIGHTS, size, lambda path: save_file(tensors, path, metadata=metadata))
+    _write(folder / CONFIG, len(content), lambda path: path.write_text(content, encoding="utf-8"))
     return folder
 
 
@@ -129,7 +140,7 @@ def fingerprint(model: nn.Module) -> str:
     """
     digest = hashlib.sha256()
     for name, weight in sorted(base_parameters(model), key=lambda pair: pair[0]):
-        flat = weight.detach().reshape(-1)
+        flat = whole(weight.detach()).reshape(-1)  # of a sharded base one weight after the other, never all at once
         step = max(1, flat.numel() // 1024)
         sample = (
             flat[::step][:1024].to("cpu", torch.float32) if flat.dtype.is_floating_point else flat[::step][:1024].cpu()
@@ -213,11 +224,12 @@ def _few(names: list[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
-def _write(path: Path, writer) -> None:
+def _write(path: Path, size: int, writer) -> None:
     """Write beside the file and rename: a reader sees the old file or the new one, never half of one."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        writer(part)
+        with room_for(path.name, size, path.parent, part):
+            writer(part)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

@@ -41,6 +41,10 @@ class SweepError(LoRAEduError, ValueError):
     """A sweep or a cell that does not exist, or a run that returned other metrics than its sweep names."""
 
 
+class DiskFullError(LoRAEduError, OSError):
+    """A file for which there is no room; nothing that was there before is lost."""
+
+
 class DownloadError(LoRAEduError, RuntimeError):
     """A file that could not be fetched, or that is not the one that was asked for."""
 

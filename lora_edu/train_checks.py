@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lora_edu.callbacks import History
 from lora_edu.errors import TrainingError
+from lora_edu.sharded import whole
 
 NamedParameters = dict[str, torch.nn.Parameter]
 
@@ -44,13 +45,13 @@ def check_first_gradients(parameters: NamedParameters) -> None:
             f"{len(missing)} of {len(parameters)} trainable parameters got no gradient: {some_names(missing)}. They are not part of "
             f"the loss's graph, so they would never train. {OUTSIDE}"
         )
-    silent = [name for name, p in parameters.items() if p.grad is not None and not p.grad.any()]
+    silent = [name for name, p in parameters.items() if p.grad is not None and not whole(p.grad).any()]
     if len(silent) == len(parameters):
         raise TrainingError(
             f"Every gradient is exactly zero ({some_names(silent)}), so nothing would train. Usual causes: both factors of the "
             "adapter start at zero (one must not), its scale is 0, or the loss does not depend on it."
         )
-    if dead := [name for name in silent if not parameters[name].any()]:
+    if dead := [name for name in silent if not whole(parameters[name].detach()).any()]:
         warnings.warn(
             f"{len(dead)} trainable parameters are zero and got a gradient of zero at the first step: {some_names(dead)}. "
             "Unless their input was empty this time, they will never train.",
@@ -72,7 +73,7 @@ def explain_bad_number(
     `row_is_bad(row)` runs one example by itself; it is asked for each of `rows`, the micro-batches where it happened.
     """
     bad = [row for row in rows if row_is_bad(row)]
-    broken = [name for name, p in parameters.items() if not torch.isfinite(p).all()]
+    broken = [name for name, p in parameters.items() if not all_finite([p.detach()])]
     losses = history.losses
     if broken:
         cause = f"the weights were not finite before this step ({some_names(broken)})."
@@ -97,4 +98,4 @@ def explain_bad_number(
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
     """Whether every entry of every tensor is a finite number."""
-    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+    return all(bool(torch.isfinite(whole(tensor)).all()) for tensor in tensors)

@@ -73,6 +73,8 @@ def num_threads(count: int) -> Iterator[None]:
 def interrupt_asked() -> Iterator[threading.Event]:
     """Turns the first Ctrl-C into a flag, so that a run stops between two steps and never inside one; the second acts at once.
 
+    So does SIGTERM, by which launchers and batch systems ask a process to end.
+
     Only the main thread receives signals; elsewhere the flag stays down.
     """
     asked = threading.Event()
@@ -85,8 +87,10 @@ def interrupt_asked() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         asked.set()
 
-    before = signal.signal(signal.SIGINT, handler)
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield asked
     finally:
-        signal.signal(signal.SIGINT, before if before is not None else signal.default_int_handler)
+        for number, old in before.items():
+            fallback = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, fallback if old is None else old)  # None: one that was not set from Python

@@ -71,6 +71,13 @@ class TrainConfig:
         """As plain JSON values."""
         return asdict(self)
 
+    def decisive(self) -> dict[str, Any]:
+        """What decides the run's steps. Not where it saves, nor how a step is fitted into memory: the rows of a step are what
+        counts, not how many go through the model at once, and checkpointed activations are the same activations."""
+        rows = self.batch_size * self.gradient_accumulation_steps
+        how = ("output_dir", "batch_size", "gradient_accumulation_steps", "gradient_checkpointing")
+        return {"rows a step": rows} | {name: value for name, value in self.to_dict().items() if name not in how}
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
         """The inverse of `to_dict`; an unknown key raises ConfigError."""

@@ -24,8 +24,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lora_edu.callbacks import History
+from lora_edu.disk import room_for
 from lora_edu.errors import TrainingError
 from lora_edu.losses import unwrap
+from lora_edu.sharded import as_shards, whole
+from lora_edu.train_processes import gathered
 
 if TYPE_CHECKING:
     from lora_edu.trainer import Trainer
@@ -90,12 +93,12 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: Mapping[str,
 def put_optimizer_tensors(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
 ) -> None:
-    """The inverse of `optimizer_tensors`. The moments live beside their parameter; the step count stays on the CPU."""
+    """The inverse of `optimizer_tensors`. The moments live beside (and as) their parameter; the step count stays on the CPU."""
     optimizer.state.clear()
     for full_name, value in tensors.items():
         name, key = full_name.rsplit("/", 1)
         p = parameters[name]
-        optimizer.state[p][key] = value if key == "step" else value.to(p.device)
+        optimizer.state[p][key] = value if key == "step" else as_shards(value, p)
 
 
 # --- whose run is it? -------------------------------------------------------------------------------------------------
@@ -139,10 +142,13 @@ def _bytes(tensor: Tensor) -> np.ndarray:
 def model_identity(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> dict[str, Any]:
     """The trainable parameters' types and shapes, and a hash of everything frozen."""
     digest = hashlib.sha256()
-    trained = {p.data_ptr() for p in parameters.values()}  # by address: a tied weight has two names
+    by_name = dict(model.named_parameters(remove_duplicate=False))  # a tied weight has two names
+    trained = {id(by_name[name]) for name in parameters}
+    names = {name for name, p in by_name.items() if id(p) in trained}
     for name, tensor in model.state_dict().items():
-        if tensor.data_ptr() not in trained:
-            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}{zlib.crc32(_bytes(tensor).data)}".encode())
+        if name not in names:
+            content = zlib.crc32(_bytes(whole(tensor)).data)
+            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}{content}".encode())
     return {
         "trainable": {
             name: f"{str(p.dtype).removeprefix('torch.')} {tuple(p.shape)}" for name, p in parameters.items()
@@ -163,10 +169,9 @@ def differences(saved: Any, now: Any, what: str = "") -> list[str]:
 
 
 def run_identity(trainer: "Trainer") -> dict[str, Any]:
-    """What a checkpoint must agree with to be this run's: config (but for where it saves), data and model."""
-    config = {name: value for name, value in trainer.config.to_dict().items() if name != "output_dir"}
+    """What a checkpoint must agree with to be this run's: what decides its steps in config, data and model."""
     return {
-        "config": config,
+        "config": trainer.config.decisive(),
         "examples": data_identity(trainer.examples),
         "eval_examples": data_identity(trainer.eval_examples),
         "model": model_identity(unwrap(trainer.model), trainer.parameters),
@@ -174,11 +179,12 @@ def run_identity(trainer: "Trainer") -> dict[str, Any]:
 
 
 def snapshot(trainer: "Trainer") -> State:
-    """Everything that decides the run's next step."""
-    generators: list[State] = gather_object([capture_rng()])  # one a process
-    tensors: dict[str, Tensor] = {f"weights/{name}": p for name, p in trainer.parameters.items()}
-    tensors |= {f"adamw/{name}": t for name, t in optimizer_tensors(trainer.optimizer, trainer.parameters).items()}
-    tensors |= {f"best/{name}": t for name, t in (trainer.best_weights or {}).items()}
+    """Everything that decides the run's next step. All processes must call it; the tensors are in the first one's state."""
+    generators: list[State] = gather_object([trainer.rng or capture_rng()])  # one a process
+    weights: dict[str, Tensor] = {f"weights/{name}": p for name, p in trainer.parameters.items()}
+    weights |= {f"adamw/{name}": t for name, t in optimizer_tensors(trainer.optimizer, trainer.parameters).items()}
+    weights |= {f"best/{name}": t for name, t in (trainer.best_weights or {}).items()}
+    tensors = gathered(trainer.accelerator, weights)
     tensors |= {f"rng/{rank}/{name}": t for rank, rng in enumerate(generators) for name, t in rng.tensors.items()}
     values = {
         "step": trainer.step,
@@ -209,6 +215,7 @@ def restore(trainer: "Trainer", state: State) -> None:
     trainer.step, trainer.learning_rate = values["step"], values["learning_rate"]
     trainer.precision, trainer.threads = values["precision"], values["threads"]
     trainer.history = History.from_dict(values["history"])
+    trainer.updating = False
     trainer.seconds = trainer.history.steps[-1]["seconds"] if trainer.history.steps else 0.0
     rank, processes = trainer.accelerator.process_index, trainer.accelerator.num_processes
     if len(values["rng"]) == processes:  # at another number of processes: the same batches, other dropout masks
@@ -226,16 +233,22 @@ def checkpoint_name(step: int) -> str:
 
 
 def write_checkpoint(folder: Path, state: State) -> None:
-    """Writes a whole checkpoint or none, then removes all but the newest ones and what a kill left behind."""
+    """Writes a whole checkpoint or none, then removes all but the newest ones and what a kill left behind.
+
+    Raises DiskFullError when there is no room for it; the checkpoints that were there are then whole, and the room is given back.
+    """
     output_dir = folder.parent
-    output_dir.mkdir(parents=True, exist_ok=True)
     temporary = output_dir / f"{UNFINISHED}{folder.name}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    save_file({name: tensor.detach().contiguous() for name, tensor in state.tensors.items()}, temporary / TENSORS)
-    (temporary / VALUES).write_text(json.dumps(state.values, indent=1), encoding="utf-8")
-    for path in (temporary / TENSORS, temporary / VALUES, temporary):
-        _flush(path)
+    values = json.dumps(state.values, indent=1)
+    size = sum(tensor.nbytes for tensor in state.tensors.values()) + len(values)
+    with room_for(f"The checkpoint {folder.name}", size, output_dir, temporary):
+        output_dir.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        save_file({name: tensor.detach().contiguous() for name, tensor in state.tensors.items()}, temporary / TENSORS)
+        (temporary / VALUES).write_text(values, encoding="utf-8")
+        for path in (temporary / TENSORS, temporary / VALUES, temporary):
+            _flush(path)
     shutil.rmtree(folder, ignore_errors=True)  # only ever a damaged one: a run does not save the same step twice
     os.replace(temporary, folder)
     _flush(output_dir)

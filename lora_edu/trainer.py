@@ -1,31 +1,35 @@
 """The training loop. It knows nothing of its model: examples are opaque, `collate` makes a batch of them, `loss_fn` a `LossSum`.
 
-Chapters 05 and 06. Built on `accelerate`, which supplies the device, several processes and the backward pass; precision is torch's
-own autocast, and checkpoints are ours (`train_state`), because `accelerate.save_state` pickles.
+Chapters 05, 06 and 14. Built on `accelerate`, which supplies the device, several processes and the backward pass; precision is
+torch's own autocast, and checkpoints are ours (`train_state`), because `accelerate.save_state` pickles.
 """
 
 import contextlib
 import functools
+import itertools
 import os
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import send_to_device, set_seed
+from accelerate.utils import gather_object, send_to_device, set_seed
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from lora_edu.callbacks import Callback, History, Record
-from lora_edu.device import Precision, default_device, fastest_settings
-from lora_edu.errors import TrainingError
+from lora_edu.device import Precision, fastest_settings
+from lora_edu.errors import DiskFullError, TrainingError
 from lora_edu.losses import LossSum, unwrap
+from lora_edu.sharded import put, reshard, whole
 from lora_edu.train_checks import all_finite, check_first_gradients, check_graph, explain_bad_number
 from lora_edu.train_context import checkpointing, interrupt_asked, modes, num_threads, own_rng
+from lora_edu.train_failures import in_clear_words
 from lora_edu.train_plan import TrainConfig, lr_factor, step_rows, steps_per_epoch, total_steps
+from lora_edu.train_processes import any_process, distribute, new_accelerator, of_the_first
 from lora_edu.train_state import (
     State,
     capture_rng,
@@ -79,22 +83,22 @@ class Trainer:
             raise TrainingError("There are no examples to train on.")
         if (self.config.keep_best or self.config.patience) and not eval_examples:
             raise TrainingError("keep_best and patience need eval_examples to measure on.")
-        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        if not self.parameters:
+        if not any(p.requires_grad for p in model.parameters()):
             raise TrainingError("Nothing trains: no parameter of the model has requires_grad. Inject an adapter first.")
-        # On a CPU accelerate sees several processes only if told so.
-        self.accelerator = Accelerator(cpu=default_device().type == "cpu")
-        self.model = self.accelerator.prepare_model(model)
+        self.accelerator = new_accelerator()
+        self.model = distribute(self.accelerator, model)
+        self.parameters = {name: p for name, p in unwrap(self.model).named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
         )
         self.step = 0  # optimiser steps done
+        self.updating = False  # between the first and the last parameter of an update
         self.total_steps = total_steps(len(examples), self.config)
         self.learning_rate = self.config.learning_rate  # the schedule's peak; a callback may change it
         self.history = History()
         self.precision, self.threads = self._precision_and_threads()
         self.best_weights: dict[str, Tensor] | None = None
-        self.rng: State | None = None  # where the run's random generators stand while it does not run
+        self.rng: State | None = None  # where the run's random generators stand, while it does not run
         self.seconds = 0.0  # spent so far
         self._started = 0.0  # on the clock, had the run never been held or broken off
         self._interrupted = threading.Event()  # Ctrl-C was pressed
@@ -104,18 +108,23 @@ class Trainer:
     def train(self) -> History:
         """Runs to the end, or goes on from where this trainer was interrupted. Returns the history.
 
-        Ctrl-C ends the step, saves (if there is an output_dir) and raises KeyboardInterrupt with the words to resume. The model
-        ends with the weights of the best evaluation if keep_best, else with the last ones. The caller's random generators are left
-        as they were: the run has its own, seeded by the config.
+        Ctrl-C or SIGTERM, in any of its processes, ends the step, saves (if there is an output_dir) and raises KeyboardInterrupt
+        with the words to resume. The model ends with the weights of the best evaluation if keep_best, else with the last ones. The
+        caller's random generators are left as they were: the run has its own, seeded by the config. What else can end a run raises
+        TrainingError with what is lost (at most the steps since the last checkpoint) and what to do. A full disk ends none.
         """
         if self.history.stopped:
             return self.history
+        if self.updating:
+            raise TrainingError(
+                f"Step {self.step + 1} was broken off inside its update, so the weights may be half new: resume() from a checkpoint."
+            )
         if self.step == 0 and self.output_dir and checkpoints(self.output_dir):
             raise TrainingError(
                 f"{self.output_dir} holds checkpoints of an earlier run: go on with resume(), or train into another output_dir."
             )
         self._started = time.perf_counter() - self.seconds
-        with self._surroundings() as self._interrupted, self._watched(), self._bar() as bar:
+        with in_clear_words(self), self._surroundings() as self._interrupted, self._watched(), self._bar() as bar:
             while self.step < self.total_steps and not self.history.stopped:
                 record = self._train_step()
                 self.seconds = record["seconds"] = round(time.perf_counter() - self._started, 3)
@@ -125,15 +134,16 @@ class Trainer:
                 self._tell("on_step_end", record)
                 if self.eval_examples and self._evaluation_is_due():
                     self._evaluate_and_compare()
+                interrupted = self._agree()
                 if self.step == self.total_steps or self.history.stopped:
                     break
-                if self._interrupted.is_set():
+                if interrupted:
                     raise KeyboardInterrupt(self._save_for_later())
                 if self.config.save_every and self.step % self.config.save_every == 0:
-                    self.save()
+                    self._save_or_warn()
             self.stop("finished")
             if self.output_dir:
-                self.save()
+                self._save_or_warn()
             if self.best_weights is not None:
                 self.put(self.best_weights)
             self._tell("on_train_end", self.history)
@@ -164,8 +174,24 @@ class Trainer:
             time.sleep(0.05)
         self._started += time.perf_counter() - since
 
+    def _agree(self) -> bool:
+        """Whether one of the processes was interrupted. If a callback stopped the run in one of them, it stops in all."""
+        interrupted, stopped = any_process(self.accelerator, self._interrupted.is_set(), bool(self.history.stopped))
+        if stopped:
+            self.history.stopped = next(filter(None, gather_object([self.history.stopped])))
+        return interrupted
+
     def _train_step(self) -> Record:
-        """One optimiser step: forward and backward through its micro-batches, one clip, one update."""
+        """One step; one that breaks off takes back what it drew, so that it can be done again as if for the first time."""
+        before = capture_rng()
+        try:
+            return self._optimizer_step()
+        except BaseException:
+            restore_rng(before)
+            raise
+
+    def _optimizer_step(self) -> Record:
+        """Forward and backward through the micro-batches of a step, one clip, one update."""
         micro_batches = step_rows(len(self.examples), self.step, self.config)
         self.optimizer.zero_grad(set_to_none=True)
         losses: list[LossSum] = []
@@ -178,8 +204,8 @@ class Trainer:
             losses.append(LossSum(loss.total.detach(), loss.count))
         total, count = self._sum(losses)
         if not torch.isfinite(total):
-            at_fault = [rows for rows, loss in zip(micro_batches, losses) if not torch.isfinite(loss.total)]
-            raise self._bad_number("the loss", at_fault or micro_batches)
+            bad = any_process(self.accelerator, *(not torch.isfinite(loss.total) for loss in losses))
+            raise self._bad_number("the loss", list(itertools.compress(micro_batches, bad)) or micro_batches)
         if count == 0:
             raise TrainingError(
                 f"Step {self.step + 1} has no token to learn: every label of rows {micro_batches} is masked."
@@ -189,13 +215,16 @@ class Trainer:
         for p in self.parameters.values():
             if p.grad is not None:
                 p.grad.mul_(self.accelerator.num_processes / count)  # processes average what we want summed
-        norm = self.accelerator.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm or float("inf"))
+        limit = self.config.max_grad_norm or float("inf")
+        norm = whole(self.accelerator.clip_grad_norm_(self.parameters.values(), limit))
         if not torch.isfinite(norm):
             raise self._bad_number("the loss is finite, but its gradient", micro_batches)
         rate = self.learning_rate * lr_factor(self.step, self.total_steps, self.config)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        self.updating = True
         self.optimizer.step()
+        self.updating = False
         self.step += 1
         return {
             "step": self.step,
@@ -283,27 +312,45 @@ class Trainer:
         return run_identity(self)
 
     def save(self) -> Path:
-        """Writes a checkpoint of the run as it stands into output_dir and returns its folder."""
+        """Writes a checkpoint of the run as it stands into output_dir and returns its folder. All processes must call it.
+
+        Raises DiskFullError when there is no room; earlier checkpoints are then still there, and the run can go on.
+        """
         if self.output_dir is None:
             raise TrainingError("The config has no output_dir to save to.")
         folder = self.output_dir / checkpoint_name(self.step)
         state = snapshot(self)
+        full = ""
         if self.accelerator.is_main_process:
-            write_checkpoint(folder, state)
-        self.accelerator.wait_for_everyone()
+            try:
+                write_checkpoint(folder, state)
+            except DiskFullError as error:
+                full = str(error)
+        if full := of_the_first(full):
+            raise DiskFullError(full)
         return folder
 
+    def _save_or_warn(self) -> None:
+        try:
+            self.save()
+        except DiskFullError as error:
+            warnings.warn(f"Nothing was saved after step {self.step}; the run goes on. {error}", stacklevel=2)
+
     def _save_for_later(self) -> str:
+        stopped, here = f"Stopped after step {self.step}", "train() of the same trainer goes on"
         if self.output_dir is None:
-            return f"Stopped after step {self.step}. train() of the same trainer goes on; there is no output_dir to save to."
-        return f"Stopped after step {self.step} and saved {self.save()}. To go on: {self.resume_hint}"
+            return f"{stopped}. {here}; there is no output_dir to save to."
+        try:
+            return f"{stopped} and saved {self.save()}. To go on: {self.resume_hint}"
+        except DiskFullError as error:
+            return f"{stopped}, but could not save. {error} Then save() saves, or {here}."
 
     # --- surroundings -------------------------------------------------------------------------------------------------
 
     def _precision_and_threads(self) -> tuple[Precision, int]:
         if self.config.precision != "auto":
             return self.config.precision, torch.get_num_threads()
-        settings = fastest_settings()
+        settings = of_the_first(fastest_settings())
         exact = any(p.dtype == torch.float64 for p in self.model.parameters())  # nobody asks for float64 to lose it
         return ("fp32" if exact else settings.precision), settings.threads
 
@@ -319,11 +366,15 @@ class Trainer:
             modes(self.model, training=True),
             checkpointing(self.model, self.config.gradient_checkpointing),
             interrupt_asked() as interrupted,
+            warnings.catch_warnings(),
         ):
+            if not self.accelerator.is_main_process:
+                warnings.simplefilter("ignore")  # one process says it for all
             if self.rng is None:
                 set_seed(self.config.seed + self.accelerator.process_index)
             else:
                 restore_rng(self.rng)
+            self.rng = None
             try:
                 yield interrupted
             finally:
@@ -352,9 +403,9 @@ class Trainer:
 
     def put(self, weights: Mapping[str, Tensor]) -> None:
         """Copies `weights` into the trainable parameters of the same names."""
-        with torch.no_grad():
-            for name, p in self.parameters.items():
-                p.copy_(weights[name])
+        reshard(self.model)
+        for name, p in self.parameters.items():
+            put(p, weights[name])
 
     def _bad_number(self, what: str, micro_batches: Sequence[Sequence[int]]) -> TrainingError:
         def row_is_bad(row: int) -> bool:

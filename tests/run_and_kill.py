@@ -4,7 +4,7 @@
 
 Every run is a forked child that trains a tiny Llama with dropout in its adapters and noise from all three random generators in its
 batches. For each moment a child is killed by SIGKILL there, then another resumes. A child writes its last weights and history to
-FOLDER/<moment>.safetensors and .json. Two more children train together as two processes.
+FOLDER/<moment>.safetensors and .json.
 """
 
 import json
@@ -179,26 +179,11 @@ def leave(run: Trainer, history, folder: Path, name: str) -> None:
     (folder / f"{name}.json").write_text(json.dumps(result))
 
 
-def leave_plain(folder: Path, output: str, name: str) -> None:
-    """A run without dropout or noise on 5 rows, which any number of processes must do alike."""
-    run = trainer(folder / output, dropout=0.0)
-    run.examples = run.examples[:5]
-    run.collate = lambda rows: {"input_ids": torch.tensor(rows), "labels": torch.tensor(rows)}
-    leave(run, run.train(), folder, name)
-
-
-def two_processes(folder: Path, name: str) -> list[int]:
-    """Exit codes of two processes that train one model together. 5 rows: the last micro-batch has one for two of them."""
+def free_port() -> int:
+    """A port on which processes of this machine can meet."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-
-    def work(rank: int) -> None:
-        os.environ.update(WORLD_SIZE="2", RANK=str(rank), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1")
-        os.environ["MASTER_PORT"] = str(port)
-        leave_plain(folder, name, f"{name}{rank}")
-
-    return [end_of(pid) for pid in [child(lambda: work(0)), child(lambda: work(1))]]
+        return free.getsockname()[1]
 
 
 def main(folder: Path) -> None:
@@ -232,8 +217,6 @@ def main(folder: Path) -> None:
             leave(run, history, folder, name)  # noqa: B023
 
         ends[f"{name} resumed"] = end_of(child(go_on))
-    ends["one process"] = end_of(child(lambda: leave_plain(folder, "one", "one")))
-    ends["two processes"] = two_processes(folder, "two")
     (folder / "ends.json").write_text(json.dumps(ends))
 
 

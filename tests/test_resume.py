@@ -65,19 +65,6 @@ def test_the_kills_left_what_they_should(runs):
     assert ends["before_any_checkpoint left"] == []
 
 
-@needs_fork
-@pytest.mark.slow
-def test_two_processes_train_as_one(runs):
-    ends = json.loads((runs / "ends.json").read_text())
-    assert ends["two processes"] == [0, 0] and ends["one process"] == 0
-    one, two, other_rank = (json.loads((runs / f"{name}.json").read_text()) for name in ("one", "two0", "two1"))
-    assert two == other_rank and two["evaluations"] == other_rank["evaluations"]
-    for key in ("loss", "tokens"):
-        assert [r[key] for r in two["steps"]] == pytest.approx([r[key] for r in one["steps"]], rel=1e-4)
-    alone, together = (load_file(runs / f"{name}.safetensors") for name in ("one", "two0"))
-    assert farthest(alone, together) < 1e-4 and all(tensor.any() for tensor in together.values())
-
-
 # --- in this process --------------------------------------------------------------------------------------------------
 
 
