@@ -7,6 +7,7 @@ wrote, tries it on random inputs, and raises `Wrong(bug, detail)`; returning wit
 import dis
 import importlib
 import inspect
+import math
 import pkgutil
 import secrets
 from collections.abc import Callable
@@ -123,7 +124,12 @@ def is_blank(value: Any) -> bool:
 
 
 def shapes(values: tuple[Any, ...]) -> str:
-    return ", ".join(str(tuple(value.shape)) if isinstance(value, torch.Tensor) else repr(value) for value in values)
+    def short(value: Any) -> str:
+        if isinstance(value, torch.Tensor):
+            return str(tuple(value.shape))
+        return type(value).__name__ if isinstance(value, nn.Module) else repr(value)
+
+    return ", ".join(map(short, values))
 
 
 def attempt(function: Any, *values: Any) -> Any:
@@ -171,6 +177,17 @@ def as_tensor(value: Any, like: torch.Tensor, what: str) -> torch.Tensor:
     if value.shape != like.shape:
         raise Wrong("wrong shape", f"{what} has shape {tuple(value.shape)} and should have {tuple(like.shape)}")
     return value.detach().to(like.dtype)
+
+
+def as_number(value: Any, what: str) -> Any:
+    """`value` as a plain number, also from NumPy or a tensor of one element. Raises Wrong("not a number"), also for nan and inf."""
+    if getattr(value, "shape", None) in ((), (1,)):
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise Wrong("not a number", f"{what} returned {type(value).__name__}, and should return a number")
+    if not math.isfinite(value):
+        raise Wrong("not a number", f"{what} returned {value}")
+    return value
 
 
 def close(got: torch.Tensor, want: torch.Tensor, rtol: float = 1e-4) -> bool:

@@ -3,6 +3,8 @@
 import torch
 from kit import Answers
 
+from lora_edu.linalg import effective_rank
+
 
 def train_change(W0, x, y, r, *, lr=0.03, steps=250, zero_A=False, base=1.0, sign=1.0):
     n_out, n_in = W0.shape
@@ -77,6 +79,8 @@ ANSWERS = {
             "not a number": lambda W0, x, y: y - x @ W0.T,
             "it raises an error": lambda W0, x, y: torch.linalg.matrix_rank(y - x @ W0),
             "one direction too few": lambda W0, x, y: planted_rank(W0, x, y) - 1,
+            "the count for 90 %": lambda W0, x, y: effective_rank(torch.linalg.svdvals(y - x @ W0.T)),
+            "another rank": lambda W0, x, y: torch.linalg.matrix_rank((y - x @ W0.T)[:5]),  # five rows hide the rest
         },
     ),
     "02.3": Answers(
@@ -87,6 +91,8 @@ ANSWERS = {
             "one direction too few": lambda S, share: int((share_of(S) < share).sum()),
             "one direction too many": lambda S, share: int((share_of(S) < share).sum()) + 2,
             "not divided by the whole energy": lambda S, share: int((S.square().cumsum(0) < share).sum()) + 1,
+            "a share of the directions": lambda S, share: int(share * len(S)),
+            "the share is not used": lambda S, share: directions_for(S, 0.9),
             "not a number": lambda S, share: share_of(S),
             "nothing is returned": lambda S, share: print(end=""),
         },

@@ -15,7 +15,27 @@ def impostors(model, targets):
     return should ^ {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def impostors_stub(model, targets): ...
+def impostors_stub(model, paths):
+    should = ...
+    does = ...
+    return should ^ does
+
+
+def overlooks(part):
+    return lambda model, paths: {name for name in impostors(model, paths) if part not in name}
+
+
+def repairs(model, paths):
+    found = impostors(model, paths)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in factors(paths))
+    return found
+
+
+def trusts_any_name(model, targets):
+    """Takes a factor of whatever adapter for one of the default adapter."""
+    inside = {name for name in trains(model) if ".lora_" in name and name.split(".lora_")[0] in targets}
+    return (trains(model) - inside) | (factors(targets) - trains(model))
 
 
 def trains(model):
@@ -94,6 +114,11 @@ ANSWERS = {
             "a weight of the base is overlooked": only_the_base,
             "a sound parameter is accused": lambda model, targets: trains(model),
             "no such parameter": lambda model, targets: set(targets),
+            "another adapter of the layer is trusted": trusts_any_name,
+            "norms are overlooked": overlooks("norm"),
+            "an MLP's weight is overlooked": overlooks("mlp"),
+            "the embeddings are overlooked": overlooks("embed"),
+            "the model is changed": repairs,
             "not a set of names": lambda model, targets: len(trains(model)) == len(factors(targets)),
         },
     ),
@@ -117,6 +142,11 @@ ANSWERS = {
             "once for all tokens": lambda s, t, a, b: (b - a) * (16 * sides(s) + 4 * len(s)),
             "AdamW keeps two numbers": lambda s, t, a, b: (b - a) * (8 * sides(s) + 4 * t * len(s)),
             "four bytes a trained number": lambda s, t, a, b: (b - a) * (12 * sides(s) + 4 * t * len(s)),
+            "for the sides, not for the area": lambda s, t, a, b: (
+                (b - a) * (16 * sum(m * n for m, n in s) + 4 * t * len(s))
+            ),
+            "A is forgotten": lambda s, t, a, b: (b - a) * (16 * sum(m for m, _ in s) + 4 * t * len(s)),
+            "B is forgotten": lambda s, t, a, b: (b - a) * (16 * sum(n for _, n in s) + 4 * t * len(s)),
             "not the growth": lambda s, t, a, b: growth(s, t, 0, b),
             "another number of bytes": lambda s, t, a, b: growth(s, t, 0, b - a) + 1,
         },

@@ -1,9 +1,11 @@
 """Checkers recognise their planted bugs by name; headers, hints and stubs behave."""
 
 import importlib
+import math
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import torch
 from kit import prove
@@ -40,9 +42,14 @@ def test_checker_knows_its_bugs(id):
 @pytest.mark.slow
 @pytest.mark.parametrize("id", ANSWERS)
 def test_checker_does_the_same_on_other_random_inputs(id, monkeypatch):
+    drawn = []
     for seed in range(2 if id in ("02.1", "03.1") else 12):
-        monkeypatch.setattr("lora_edu.course.exercises.secrets.randbits", lambda bits, seed=seed: seed)
+        monkeypatch.setattr(
+            "lora_edu.course.exercises.secrets.randbits", lambda bits, seed=seed: drawn.append(seed) or seed
+        )
         prove(id, ANSWERS[id])
+        if not drawn:  # it tries the same inputs every time
+            break
 
 
 SOLUTIONS = sorted(Path(__file__).parents[2].joinpath("notebooks", "solutions").glob("*.ipynb"))
@@ -173,6 +180,26 @@ def test_a_capital_never_changes_a_symbol():
         assert sentence(text) == f"{text}."
     assert sentence("a wrong scale") == "A wrong scale." and sentence("scale missing!") == "Scale missing!"
     assert "not yet. α is not divided by r. " in str(check("03.4", ANSWERS["03.4"].bugs["α is not divided by r"]))
+
+
+@pytest.mark.parametrize("kind", [int, float, np.int64, np.float32, torch.tensor, lambda n: torch.tensor([n])])
+@pytest.mark.parametrize("id", ["02.2", "02.3", "04.1", "04.4"])
+def test_a_number_may_be_of_any_kind(id, kind):
+    solution = ANSWERS[id].solution
+    assert (result := check(id, lambda *inputs: kind(solution(*inputs)))).passed, str(result)
+
+
+@pytest.mark.parametrize("strange", [math.nan, math.inf, True, np.ones(2)])
+@pytest.mark.parametrize("id", ["02.2", "02.3", "04.1", "04.4"])
+def test_what_is_no_number_is_named(id, strange):
+    assert check(id, lambda *inputs: strange).bug == "not a number"
+
+
+def test_a_module_among_the_inputs_is_named_and_not_printed():
+    def fails(model, paths):
+        raise KeyError("q")
+
+    assert "called with LlamaForCausalLM, [" in str(check("04.3", fails))
 
 
 def test_stubs_and_blanks():

@@ -4,19 +4,21 @@ from collections.abc import Callable
 
 import torch
 
-from lora_edu.course.exercises import Wrong, as_tensor, attempt, generator, register
+from lora_edu.course.exercises import Wrong, as_number, as_tensor, attempt, generator, register
 from lora_edu.linalg import eckart_young_error, effective_rank, low_rank
 
 Tensor = torch.Tensor
 
 
-def _planted(k: int, out: int, inp: int, rows: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """W₀ (out, in), a change of rank k with singular values of one size, inputs (rows, in) and the teacher's outputs (rows, out)."""
+def _planted(
+    k: int, out: int, inp: int, rows: int, dtype: torch.dtype, sizes: tuple[float, float] = (5, 3)
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """W₀ (out, in), a change of rank k whose singular values run from sizes[0] to sizes[1], inputs (rows, in) and the teacher's outputs (rows, out)."""
     rng = generator()
     W0 = torch.randn(out, inp, generator=rng, dtype=dtype)
     U, _ = torch.linalg.qr(torch.randn(out, k, generator=rng, dtype=dtype))
     V, _ = torch.linalg.qr(torch.randn(inp, k, generator=rng, dtype=dtype))
-    sigma = torch.linspace(5, 3, k, dtype=dtype)
+    sigma = torch.linspace(*sizes, k, dtype=dtype)
     delta = (U * sigma) @ V.T
     x = torch.randn(rows, inp, generator=rng, dtype=dtype)
     return W0, delta, x, x @ (W0 + delta).T
@@ -26,11 +28,11 @@ def _planted(k: int, out: int, inp: int, rows: int, dtype: torch.dtype) -> tuple
     "02.1",
     title="Train a change of rank r",
     stars=2,
-    minutes=12,
-    task="Write `train_change(W0, x, y, r)`: leave W0 (out, in) as it is, train bare tensors B (out, r) and A (r, in) so that "
+    minutes=7,
+    task="Complete `train_change(W0, x, y, r)`: leave W0 (out, in) as it is, train bare tensors B (out, r) and A (r, in) so that "
     "`x @ (W0 + B @ A).T` comes near y, and return (B, A). Adam with a learning rate of 0.03 and 400 steps on all rows will do.",
     wants="train_change",
-    shows="With r as large as the planted rank B A finds the change; with one direction too few it stops at the best that this rank can do. W0 was not touched.",
+    shows="B A came as near to the planted change as anything of its rank can.",
     hints=(
         "Start A at random numbers, for example `torch.randn(r, n_in) / n_in**0.5`, and B at zeros. Both need `requires_grad_()`.",
         "`torch.optim.Adam([B, A], lr=0.03)`: only these two are handed to the optimiser.",
@@ -53,7 +55,10 @@ def train_change(train: Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Te
         if not change.isfinite().all():
             raise Wrong("the training blew up", "B A holds values that are not finite: take a smaller learning rate")
         if not change.any():
-            raise Wrong("nothing moved", "B A is exactly 0: either no step was taken, or both started at zero")
+            raise Wrong(
+                "nothing moved",
+                "B A is exactly 0: no step was taken, or both started at zero, or B started there and is not trained",
+            )
         missed, floor = _miss(change, delta), eckart_young_error(torch.linalg.svdvals(delta), r)
         if missed < floor + 0.05:
             continue
@@ -63,10 +68,12 @@ def train_change(train: Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Te
         ):  # fmt: skip
             if _miss(change, low_rank(wanted, r)) < 0.5:
                 raise Wrong(bug, why)
-        raise Wrong(
-            "not there yet",
-            f"at r = {r} B A misses the planted change by {missed:.0%} of its size, and {floor:.0%} can be had: more steps, or a larger learning rate",
+        advice = (
+            "more steps, or a larger learning rate; or do B and A not both train, or something else as well?"
+            if missed < 1
+            else "that is further off than at the start: is `zero_grad` called in every step? Or a smaller learning rate"
         )
+        raise Wrong("not there yet", f"at r = {r} B A misses the planted change by {missed:.0%} of its size: {advice}")
 
 
 def _miss(change: Tensor, wanted: Tensor) -> float:
@@ -88,30 +95,34 @@ def _miss(change: Tensor, wanted: Tensor) -> float:
     ),
 )
 def planted_rank(find: Callable[[Tensor, Tensor, Tensor], int]) -> None:
-    for k, out, inp in [(3, 12, 9), (5, 8, 16), (1, 10, 10)]:
-        W0, _, x, y = _planted(k, out, inp, 40, torch.float64)
-        got = attempt(find, W0, x, y)
-        if not isinstance(got, int | float | Tensor) or (isinstance(got, Tensor) and got.numel() != 1):
-            raise Wrong("not a number", f"`planted_rank` returned {type(got).__name__}")
-        if float(got) == k:
+    # Directions of about one size, one that is faint beside the others, and more than a few.
+    for k, out, inp, sizes in [
+        (3, 12, 9, (5, 3)),
+        (5, 8, 16, (5, 0.1)),
+        (8, 10, 12, (2, 1.2)),
+        (1, 10, 10, (5, 3)),
+    ]:
+        W0, _, x, y = _planted(k, out, inp, 40, torch.float64, sizes)
+        got = as_number(attempt(find, W0, x, y), "`planted_rank`")
+        if got == k:
             continue
         left = torch.linalg.svdvals(y - x @ W0.T)
-        bugs: dict[float, str] = {
-            40: "the rows are counted",
-            effective_rank(left): "the count for 90 % taken for the rank",
+        bugs: dict[float, str] = {  # a later name wins
             k + 1: "one direction too many",
             k - 1: "one direction too few",
+            effective_rank(left): "the count for 90 % taken for the rank",
             min(out, inp): "W₀ is not taken away",
+            40: "the rows are counted",
         }
-        detail = f"W₀ is {out} × {inp}, and the change has rank {k}; you returned {float(got):g}"
-        raise Wrong(bugs.get(float(got), "another rank"), detail)
+        detail = f"W₀ is {out} × {inp}, and the change has rank {k}; you returned {got:g}"
+        raise Wrong(bugs.get(got, "another rank"), detail)
 
 
 @register(
     "02.3",
     title="How many directions hold the energy?",
     stars=2,
-    minutes=8,
+    minutes=6,
     task="Write `directions_for(S, share)`: S holds singular values, large to small. Return the smallest number of directions that hold at least `share` "
     "of the energy, as a whole number.",
     wants="directions_for",
@@ -123,28 +134,29 @@ def planted_rank(find: Callable[[Tensor, Tensor, Tensor], int]) -> None:
     ),
 )
 def directions_for(count: Callable[[Tensor, float], int]) -> None:
-    steep = torch.tensor([4.0, 2.0, 2.0, 1.0, 1.0, 0.5], dtype=torch.float64)
+    steep = torch.tensor([4.0, 2.0, 2.0, 1.0, 1.0, 0.5, 0.25], dtype=torch.float64)
     flat = torch.linspace(1.2, 0.8, 20, dtype=torch.float64)
     rng = generator()
     drawn = torch.linalg.svdvals(torch.randn(30, 18, generator=rng, dtype=torch.float64))
-    for S, share in [(steep, 0.9), (flat, 0.5), (drawn, 0.8), (torch.tensor([2.0], dtype=torch.float64), 0.9)]:
-        want, got = effective_rank(S, share), attempt(count, S, share)
-        if not isinstance(got, int | float | Tensor) or (isinstance(got, Tensor) and got.numel() != 1):
-            raise Wrong("not a number", f"`directions_for` returned {type(got).__name__}")
-        if float(got) == want:
+    even, single = torch.ones(4, dtype=torch.float64), torch.tensor([2.0], dtype=torch.float64)
+    for S, share in [(steep, 0.9), (flat, 0.5), (drawn, 0.8), (single, 0.9), (even, 0.5)]:
+        want, got = effective_rank(S, share), as_number(attempt(count, S, share), "`directions_for`")
+        if got == want:
             continue
         held = S.cumsum(0) / S.sum()
         squares = S.square()
-        bugs: dict[float, str] = {
+        bugs: dict[float, str] = {  # a later name wins
+            want + 1: "one direction too many",
+            want - 1: "one direction too few",
             int((squares > (1 - share) * squares[0]).sum()): "compared with the largest and not with the whole",
             int((squares.cumsum(0) < share).sum()) + 1: "not divided by the whole energy",
             round(share * len(S)): "a share of the directions and not of the energy",
-            want + 1: "one direction too many",
-            want - 1: "one direction too few",
+            int(share * len(S)): "a share of the directions and not of the energy",
+            effective_rank(S, 0.9): "the share is not used",
             int((held < share - 1e-12).sum()) + 1: "singular values not squared",
         }
         kept = float(squares[: max(int(got), 0)].sum() / squares.sum())
         raise Wrong(
-            bugs.get(float(got), "a wrong count"),
-            f"{len(S)} singular values and a share of {share:.0%}: {want} are needed; the first {float(got):g} hold {kept:.0%}",
+            bugs.get(got, "a wrong count"),
+            f"{len(S)} singular values and a share of {share:.0%}: {want} are needed; the first {got:g} hold {kept:.1%}",
         )

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from lora_edu.adapters import inject
 from lora_edu.config import LoRAConfig
-from lora_edu.course.exercises import Wrong, attempt, generator, register
+from lora_edu.course.exercises import Wrong, as_number, attempt, generator, register
 from lora_edu.errors import LoRAEduError
 from lora_edu.memory import predict, sketch
 from lora_edu.targets import plan
@@ -38,7 +39,7 @@ def _shapes_of_the_model() -> nn.Module:
     shows="Each plan holds exactly the matrices that were asked for.",
     hints=(
         "`plan(model, LoRAConfig(target_modules=…))` shows what yours takes; look at the names it lists, and count them.",
-        "A list cannot tell layers apart by their end. A regular expression can, and it must match the *whole* name: begin with `.*`.",
+        "For a list, “20.mlp.down_proj” is an end, too, but you would need one for each layer. One regular expression says it at once, and it must match the *whole* name: begin with `.*`.",
         "The twenties are `2` and one more digit: `2\\d`. An even number ends in `[02468]`, and a digit may stand before that: `\\d?`.",
     ),
 )
@@ -55,7 +56,8 @@ def name_the_targets(targets_for: Mapping[str, Any]) -> None:
                 raise Wrong("more than matrices is matched", f"{key!r}: {said}") from None
             whole = isinstance(targets_for[key], str) and not targets_for[key].startswith((".*", "model", "(", "^"))
             bug = "the expression does not match whole names" if whole else "nothing is matched"
-            raise Wrong(bug, f"{key!r}: {said}") from None
+            ends = "" if isinstance(targets_for[key], str) else " (a list holds ends of names, no expressions)"
+            raise Wrong(bug, f"{key!r}: {said}{ends}") from None
         if missing := sorted(wanted - taken):
             some = f"{len(missing)} of {len(wanted)} are missing, such as {missing[0]}"
             extra = f", and {len(taken - wanted)} were not asked for" if taken - wanted else ""
@@ -87,10 +89,11 @@ def tiny(lora: LoRAConfig | None, hidden: int = 16, mlp: int = 24, layers: int =
 
 @cache
 def _suspect() -> tuple[nn.Module, tuple[str, ...]]:
-    """A model with adapters in four layers, and the targets: those in the first three. Which of its tensors train is set anew for each case."""
+    """A model with two adapters in four layers, and the paths in question, those of the first three. What trains is set anew for each case."""
     kinds = ("q_proj", "v_proj")
-    # r = 8, so that A of (8, 16) is as large as W₀ of v, (8, 16), and half as large as W₀ of q
-    model = tiny(LoRAConfig(r=8, target_modules=kinds, layers_to_transform=(0, 1, 2, 10)))
+    # r = 8, so that A of (8, 16) is as large as W₀ of v, (8, 16), and as eight norms of 16
+    config = LoRAConfig(r=8, target_modules=kinds, layers_to_transform=(0, 1, 2, 10))
+    model = inject(tiny(config), config, name="other")
     return model, tuple(f"model.layers.{i}.self_attn.{kind}" for i in (0, 1, 2) for kind in kinds)
 
 
@@ -105,34 +108,43 @@ def _let_train(model: nn.Module, names: Collection[str]) -> int:
     "04.3",
     title="Catch the impostor",
     stars=3,
-    minutes=15,
-    task="Write `impostors(model, targets)`: the names of all parameters whose `requires_grad` is not what it should be. `targets` holds the "
-    "paths of the modules that carry the adapter. Exactly their `lora_A.default` and `lora_B.default` should train. A set, empty for a sound model.",
+    minutes=10,
+    task="Complete `impostors(model, paths)`: the names of all parameters whose `requires_grad` is not what it should be. `paths` names the "
+    "modules that carry the adapter. Exactly their `lora_A.default` and `lora_B.default` should train (`default` is the adapter's name; a model "
+    "may carry several). A set, empty for a sound model.",
     wants="impostors",
     shows="Every impostor had the right number of trainable parameters, and you named both sides: what trains and should not, what "
     "should and does not.",
     hints=(
         "`model.named_parameters()` gives every name with its parameter; `parameter.requires_grad` says whether it trains.",
-        "Make the set of names that *should* train from `targets` alone, then the set that *does*. Where do they differ?",
+        "Make the set of names that *should* train from `paths` alone, then the set that *does*. Where do they differ?",
         'A path and its factor: `f"{path}.lora_A.default"`. For sets, `a ^ b` is what lies in one of them and not in both.',
     ),
 )
 def catch_the_impostor(impostors: Callable[[nn.Module, Sequence[str]], Collection[str]]) -> None:
-    model, targets = _suspect()
-    sound = {f"{path}.{factor}.default" for path in targets for factor in ("lora_A", "lora_B")}
-    expected = _let_train(model, sound)
-    layer = "model.layers.{}.self_attn.{}_proj.{}"
+    model, paths = _suspect()
+    sound = {f"{path}.{factor}.default" for path in paths for factor in ("lora_A", "lora_B")}
+    expected, layer = _let_train(model, sound), "model.layers.{}.self_attn.{}_proj.{}"
+    q = [layer.format(i, "q", f"lora_{factor}.default") for i in (0, 1) for factor in "AB"]  # 128 numbers each
+    norms = [f"model.layers.{i}.input_layernorm.weight" for i in range(8)]  # 16 each
     for bug, *swapped in (
         ("a sound model is accused",),
         ("any adapter is trusted", layer.format(1, "q", "lora_B.default"), layer.format(10, "q", "lora_A.default")),
         ("a weight of the base inside an adapted layer is overlooked",
          layer.format(2, "v", "lora_A.default"), layer.format(2, "v", "base_layer.weight")),
-        ("a weight of the base is overlooked", layer.format(0, "q", "lora_A.default"), layer.format(0, "k", "weight")),
+        ("a weight of the base is overlooked", q[0], layer.format(0, "k", "weight")),
+        ("another adapter of the layer is trusted", q[1], layer.format(0, "q", "lora_A.other")),
+        ("norms are overlooked", q[2], *norms),
+        ("an MLP's weight is overlooked", *q[:3], "model.layers.4.mlp.gate_proj.weight"),
+        ("the embeddings are overlooked", *q, "model.embed_tokens.weight"),
     ):  # fmt: skip
-        assert _let_train(model, sound ^ set(swapped)) == expected  # one freezes, one of the same size trains
-        got = attempt(impostors, model, list(targets))
+        trains = sound ^ set(swapped)
+        assert _let_train(model, trains) == expected  # what freezes is as large as what trains instead
+        got = attempt(impostors, model, list(paths))
         if isinstance(got, str | bool | int) or not isinstance(got, Collection):
             raise Wrong("not a set of names", f"`impostors` returned {type(got).__name__}; it should be a set of names")
+        if {name for name, parameter in model.named_parameters() if parameter.requires_grad} != trains:
+            raise Wrong("the model is changed", "an audit looks on: after it, other parameters train than before")
         _compare({str(name) for name in got}, set(swapped), dict(model.named_parameters()), bug)
 
 
@@ -140,19 +152,19 @@ def _compare(got: set[str], wanted: set[str], parameters: Mapping[str, nn.Parame
     if got == wanted:
         return
     if unknown := sorted(got - set(parameters)):
-        raise Wrong("no such parameter", f"{unknown[0]!r} is no parameter of the model: is it a module's path?")
+        raise Wrong("no such parameter", f"`{unknown[0]}` is no parameter of the model: is it a module's path?")
     if extra := sorted(got - wanted):
-        trains = "trains" if parameters[extra[0]].requires_grad else "does not train"
-        raise Wrong("a sound parameter is accused", f"{extra[0]} {trains}, as it should")
+        right = "trains, and it should" if parameters[extra[0]].requires_grad else "does not train, and it should not"
+        raise Wrong("a sound parameter is accused", f"`{extra[0]}` {right}")
     missing = sorted(wanted - got, key=lambda name: parameters[name].requires_grad)
     if not got:
         raise Wrong(
             "the right number is taken for the right names",
-            f"as many numbers train as should, but {missing[0]} does not train and {missing[-1]} does; nothing was reported",
+            f"as many numbers train as should, but `{missing[0]}` does not train and `{missing[-1]}` does; nothing was reported",
         )
     if not parameters[missing[0]].requires_grad:
-        raise Wrong("a factor that does not train is overlooked", f"{missing[0]} should train and is frozen")
-    raise Wrong(bug, f"{missing[-1]} trains, though it is no factor of a target")
+        raise Wrong("a factor that does not train is overlooked", f"`{missing[0]}` should train and is frozen")
+    raise Wrong(bug, f"`{missing[-1]}` trains, and should not")
 
 
 @register(
@@ -172,11 +184,11 @@ def _compare(got: set[str], wanted: set[str], parameters: Mapping[str, nn.Parame
 )
 def largest_useful_rank(function: Callable[[int, int], int]) -> None:
     random = torch.randint(1, 400, (12, 2), generator=generator()).tolist()
-    for n_out, n_in in [(30, 40), (10, 5), (6, 3), (192, 576), (4, 4), (1, 7), *random]:
+    for n_out, n_in in [(30, 40), (10, 5), (6, 3), (192, 576), (4, 4), (1, 7), (1536, 576), (4096, 11008), *random]:
         full, pair = n_out * n_in, n_out + n_in
         wanted = (full - 1) // pair
-        got = attempt(function, n_out, n_in)
-        if isinstance(got, bool) or not isinstance(got, int | float) or got != int(got):
+        got = as_number(attempt(function, n_out, n_in), "`largest_useful_rank`")
+        if got != int(got):
             raise Wrong(
                 "not a whole number", f"for a {n_out} × {n_in} layer it returned {got!r}; a rank is a whole number"
             )
@@ -229,9 +241,7 @@ def _growths() -> list[tuple[list[tuple[int, int]], int, tuple[int, int], int]]:
 )
 def growth(function: Callable[[Sequence[tuple[int, int]], int, int, int], float]) -> None:
     for shapes, tokens, ranks, wanted in _growths():
-        got = attempt(function, list(shapes), tokens, *ranks)
-        if isinstance(got, bool) or not isinstance(got, int | float):
-            raise Wrong("not a number", f"`growth` returned {type(got).__name__}; it should be a number of bytes")
+        got = as_number(attempt(function, tuple(shapes), tokens, *ranks), "`growth`")
         if got == wanted:
             continue
         more = ranks[1] - ranks[0]
@@ -242,6 +252,10 @@ def growth(function: Callable[[Sequence[tuple[int, int]], int, int, int], float]
             "A x is counted once for all tokens": 16 * numbers + 4 * more * len(shapes),
             "AdamW keeps two numbers for each that trains": 8 * numbers + remembered * len(shapes),
             "four bytes a trained number are missing": 12 * numbers + remembered * len(shapes),
+            "an adapter pays for the sides, not for the area": 16 * more * sum(n_out * n_in for n_out, n_in in shapes)
+            + remembered * len(shapes),
+            "A is forgotten": 16 * more * sum(n_out for n_out, _ in shapes) + remembered * len(shapes),
+            "B is forgotten": 16 * more * sum(n_in for _, n_in in shapes) + remembered * len(shapes),
             "only the optimiser is counted": 8 * numbers,
             "numbers, not bytes": numbers,
             "the whole cost at the new rank, not the growth": wanted * ranks[1] / more,
