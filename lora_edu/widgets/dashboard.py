@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import queue
+import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -100,8 +101,8 @@ class TrainingDashboard(Widget, Callback):
         return [self.rate, self.pause, self.stop]
 
     def _rate_slider(self, rate: float) -> ipywidgets.SelectionSlider:
-        """Steps of 1, 2, 5 and their tens, and the run's own rate; a slider over floats would round that one in the page."""
-        rates = sorted({*RATES, rate})
+        """Steps of 1, 2, 5 and their tens, the run's own rate and the script's; the page would round those of a float slider."""
+        rates = sorted({*RATES, rate, *(value for _, value in self.script.values() if value)})
         slider = ipywidgets.SelectionSlider(
             options=[(number(each), each) for each in rates], value=rate, description="learning rate (peak)"
         )
@@ -122,6 +123,8 @@ class TrainingDashboard(Widget, Callback):
         self._show()
         self.deaf = live.why_deaf()
         self.shows_progress = not self.deaf
+        if self.deaf and trainer.progress and live.kernel() is None:
+            print(self.deaf, file=sys.stderr)
         live.let_through([*self.controls.values(), *self.extras()])
         self._show_hands(self.shows_progress)
         self._draw()
@@ -170,8 +173,7 @@ class TrainingDashboard(Widget, Callback):
             if self.marks and self.marks[-1].step == trainer.step:
                 self.marks.pop()  # on the slider's way
             self.marks.append(Mark(trainer.step, value, by))
-            if by == "script":
-                self.rate.options = [(number(each), each) for each in sorted({*RATES, value})]
+            if by == "script":  # the slider follows, and its order is then the rate already
                 self.rate.value = value
         elif what == "pause":
             self.paused = not self.paused

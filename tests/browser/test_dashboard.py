@@ -15,8 +15,7 @@ pytestmark = pytest.mark.browser
 CELLS = [
     "import json\nfrom small_run import regression\nfrom lora_edu.widgets import TrainingDashboard",
     "trainer = regression(TrainingDashboard(), seconds=0.03, max_steps=3000)\ntrainer.train();",
-    "history = trainer.history\n"
-    "print(json.dumps([history.stopped, [r['learning_rate'] for r in history.steps]]))",
+    "history = trainer.history\nprint(json.dumps([history.stopped, [r['learning_rate'] for r in history.steps]]))",
     "trainer = regression(TrainingDashboard(), seconds=0.03, max_steps=3000, output_dir='run')\n"
     "try:\n    trainer.train()\nexcept KeyboardInterrupt as stopped:\n    print(stopped)",
 ]
