@@ -5,6 +5,7 @@ The rules are PEFT's, so that one configuration means the same there and here. T
 
 import difflib
 import re
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +39,7 @@ def plan(model: nn.Module, config: LoRAConfig) -> list[Target]:
     """The modules of `model` that `config` adapts, in the model's order; the model is not changed. Chapter 04.
 
     Raises TargetError when nothing matches (with the nearest names that exist) or a match is no layer that can be adapted,
-    ConfigError when a rank exceeds its layer's size.
+    ConfigError when a rank exceeds its layer's size. Warns when one of several names matches nothing; PEFT leaves it out in silence.
     """
     modules = dict(adaptable_tree(model))
     output_head = _output_head(model)
@@ -58,6 +59,11 @@ def plan(model: nn.Module, config: LoRAConfig) -> list[Target]:
         )
     if not targets:
         raise TargetError(_no_match(config, modules))
+    wanted = () if isinstance(config.target_modules, str) else config.target_modules
+    if left_out := [each for each in wanted if not any(matches((each,), name) for name in modules)]:
+        warnings.warn(
+            f"target_modules: {', '.join(left_out)} matches no layer of this model and is left out", stacklevel=2
+        )
     for target in targets:
         try:
             check_rank(target.r, target.shape, target.name)
@@ -127,9 +133,10 @@ def _no_match(config: LoRAConfig, modules: dict[str, nn.Module]) -> str:
     ends = sorted({name.rsplit(".", 1)[-1] for name, module in modules.items() if kind_of(module)})
     wanted = [config.target_modules] if isinstance(config.target_modules, str) else list(config.target_modules)
     near = sorted({hit for w in wanted for hit in difflib.get_close_matches(w.rsplit(".", 1)[-1], ends, n=2)})
-    hint = (
-        f"did you mean {', '.join(near)}?"
-        if near
-        else f"what can be adapted here ends in: {', '.join(ends) or 'nothing'}"
-    )
+    if isinstance(config.target_modules, str) and config.target_modules in ends:
+        hint = f"a string is a regular expression for the whole name: write [{config.target_modules!r}], or '.*{config.target_modules}'"
+    elif near:
+        hint = f"did you mean {', '.join(near)}?"
+    else:
+        hint = f"what can be adapted here ends in: {', '.join(ends) or 'nothing'}"
     return f"target_modules={config.target_modules!r} matches no layer of this model; {hint}"

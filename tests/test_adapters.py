@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import warnings
 
 import pytest
 import torch
@@ -59,6 +60,18 @@ def test_the_plan_names_exactly_the_modules_asked_for(tiny_llama, settings, expe
     assert sorted(t.name for t in plan(tiny_llama, LoRAConfig(r=2, **settings))) == sorted(expected)
 
 
+def test_a_name_that_matches_nothing_beside_one_that_does_is_warned_of(tiny_llama):
+    with pytest.warns(UserWarning, match="q_porj, c_attn matches no layer of this model and is left out"):
+        targets = plan(tiny_llama, LoRAConfig(r=2, target_modules=["q_proj", "q_porj", "c_attn"]))
+    assert len(targets) == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a name outside the chosen layers, or left out on purpose, is no mistake
+        plan(
+            tiny_llama,
+            LoRAConfig(r=2, target_modules=["q_proj", "v_proj"], layers_to_transform=[1], exclude_modules=["v_proj"]),
+        )
+
+
 def test_the_plan_applies_patterns_and_counts_parameters(tiny_llama):
     targets = {
         t.name: t for t in plan(tiny_llama, LoRAConfig(r=2, rank_pattern={"q_proj": 4}, alpha_pattern={"up_proj": 3}))
@@ -71,6 +84,11 @@ def test_the_plan_applies_patterns_and_counts_parameters(tiny_llama):
     ("settings", "error", "words"),
     [
         ({"target_modules": ["q_prj"]}, TargetError, "did you mean q_proj"),
+        (
+            {"target_modules": "q_proj"},
+            TargetError,
+            "regular expression for the whole name: write .'q_proj'., or '.*q_proj'",
+        ),
         ({"target_modules": ["input_layernorm"]}, TargetError, "LlamaRMSNorm"),
         ({"r": 17}, ConfigError, "rank 17 exceeds"),
         ({"rank_pattern": {"k_proj": 9}}, ConfigError, "rank 9 exceeds"),

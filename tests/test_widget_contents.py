@@ -10,7 +10,7 @@ from lora_edu.config import LoRAConfig
 from lora_edu.errors import DataError
 from lora_edu.linalg import low_rank
 from lora_edu.memory import megabytes, predict, sketch
-from lora_edu.plots import BLUE, GREEN, INK
+from lora_edu.plots import BLUE, GREEN, INK, VERMILION
 from lora_edu.plots.canvas import Dot, Path, Raster
 from lora_edu.plots.raster import font
 from lora_edu.widgets import (
@@ -332,6 +332,23 @@ def test_the_painter_judges_what_was_measured_and_nothing_else(kinds, r, said):
     widget = BudgetPainter(budget_grid())
     paint(widget, kinds, r)
     assert said in widget.canvas().alt and said.split(" (")[0] in drawing(widget)
+
+
+def test_a_dot_appears_when_its_choice_is_painted_and_stays():
+    widget = BudgetPainter(budget_grid())
+
+    def dots():
+        return [item for item in widget.canvas().items if isinstance(item, Dot)]
+
+    assert len(dots()) == 1 and "found so far: 1" in drawing(widget)  # all-linear, the one to beat
+    paint(widget, "q v", 42)
+    assert len(dots()) == 2 and "found so far: 2" in drawing(widget)
+    paint(widget, "q v", 41)
+    assert len(dots()) == 2
+    paint(widget, "o down", 25)
+    assert len(dots()) == 3 and dots()[-1].fill == VERMILION  # the present one on top
+    heights = {dot.centre[1] for dot in dots()}
+    assert len(heights) > 1
 
 
 def test_one_seed_is_no_verdict():

@@ -146,9 +146,10 @@ class BudgetPainter(Widget):
     def __init__(self, grid: Table | None = None) -> None:
         grid = grid or table("targets_grid")
         self.scores, self.base_loss = scores(grid), loss_of_base(grid)
-        kinds: dict[str, Any] = {
-            kind: ipywidgets.Checkbox(kind in ("q", "v"), description=kind, indent=False) for kind in KINDS
-        }
+        self.painted = {
+            ALL_LINEAR
+        }  # measured choices that were painted so far: a dot is shown when its choice was found
+        kinds: dict[str, Any] = {kind: ipywidgets.Checkbox(kind in ("q", "v"), description=kind, indent=False) for kind in KINDS}
         for box in kinds.values():
             box.layout = ipywidgets.Layout(width="72px")
         self.button = ipywidgets.Button(description="Take the rank with all-linear's bytes")
@@ -158,7 +159,7 @@ class BudgetPainter(Widget):
             **kinds,
             first=ipywidgets.IntSlider(0, 0, LAYERS - 1, description="from layer"),
             last=ipywidgets.IntSlider(LAYERS - 1, 0, LAYERS - 1, description="to layer"),
-            r=ipywidgets.IntSlider(42, 1, R_MAX, description="rank r"),
+            r=ipywidgets.IntSlider(ALL_LINEAR.r, 1, R_MAX, description="rank r"),
         )
 
     def extras(self) -> list[ipywidgets.Widget]:
@@ -175,12 +176,15 @@ class BudgetPainter(Widget):
 
     def draw(self, state: State, result: Budget) -> Canvas:
         choice = Choice.of(state)
+        if self._found(choice):
+            self.painted.add(choice)
         canvas = Canvas(WIDTH, 404)
         _draw_map(canvas, {target.name for target in result.targets})
         cost = _draw_cost(canvas, result)
         verdict = self._verdict(choice, result)
         self._draw_scores(canvas, choice, verdict)
-        canvas.alt = f"{len(result.targets)} of 210 matrices painted ({choice.place}, r = {choice.r}). {cost} {verdict}"
+        place = f"{choice.place}, r = {choice.r}" if choice.kinds else "none"
+        canvas.alt = f"{len(result.targets)} of 210 matrices painted ({place}). {cost} {verdict}"
         return canvas
 
     def _found(self, choice: Choice) -> Score | None:
@@ -210,14 +214,9 @@ class BudgetPainter(Widget):
         return "Not measured: this choice has no score, and none is made up."
 
     def _draw_scores(self, canvas: Canvas, choice: Choice, verdict: str) -> None:
-        """Every measured choice as a dot with the range of its seeds; the painted one and all-linear by name."""
-        canvas.text(
-            12,
-            278,
-            f"Measured for these bytes: {len(self.scores)} choices, a dot each. Paint one to name it.",
-            13,
-            bold=True,
-        )
+        """The measured choices painted so far, each a dot with the range of its seeds; the present one and all-linear by name."""
+        found = f"Measured for nearly these bytes: {len(self.scores)} choices; found so far: {len(self.painted)}."
+        canvas.text(12, 278, f"{found} Paint one and its dot appears.", 13, bold=True)
         canvas.text(12, 297, verdict, 12)
         every = [loss for score in self.scores for loss in score.losses]
         room = 0.08 * (max(every) - min(every)) + 1e-3
@@ -225,17 +224,19 @@ class BudgetPainter(Widget):
         axes.frame(
             ticks(*axes.xlim, 6), (), f"held-out loss a token (further left is better; the base: {self.base_loss:.2f})"
         )
-        for score in self.scores:
+        shown = [(i, score) for i, score in enumerate(self.scores) if score.choice in self.painted]
+        for i, score in sorted(shown, key=lambda pair: pair[1].choice == choice):  # the present one last, so on top
             here, reference = score.choice == choice, score.choice == ALL_LINEAR
             colour = VERMILION if here else BLUE if reference else MUTED
-            x, y = axes.at(score.mean, 0.25)
-            axes.line([min(score.losses), max(score.losses)], [0.25, 0.25], colour, 4 if here else 1.5, opacity=0.6)
+            height = 0.12 + 0.1 * (i % 3)  # neighbours do not hide each other
+            x, y = axes.at(score.mean, height)
+            axes.line([min(score.losses), max(score.losses)], [height, height], colour, 4 if here else 1.5, opacity=0.6)
             canvas.dot(x, y, 6 if here else 4.5, colour, INK, 1)
             anchor = "start" if x < 160 else "end" if x > WIDTH - 160 else "middle"
             if here:
-                canvas.text(x, y - 26, score.choice.place, 12, colour, anchor, bold=True, halo=True)
+                canvas.text(x, axes.y(0.25) - 26, score.choice.place, 12, colour, anchor, bold=True, halo=True)
             elif reference:
-                canvas.text(x, y - 10, "all-linear", 12, colour, anchor, bold=True, halo=True)
+                canvas.text(x, axes.y(0.25) - 10, "all-linear", 12, colour, anchor, bold=True, halo=True)
 
 
 def matching_rank(choice: Choice) -> int:

@@ -66,20 +66,20 @@ class SpectrumExplorer(Widget):
     )
     computes_on = ("matrix", "share")
 
-    def __init__(self, groups: Mapping[str, Sequence[Change]]) -> None:
+    def __init__(self, groups: Mapping[str, Sequence[Change]], layer: int = 0) -> None:
         if not groups or not all(groups.values()):
             raise ValueError("give at least one group, and a layer or more in each")
         self.groups = {name: tuple(changes) for name, changes in groups.items()}
         matrix = choice("matrix", list(self.groups))
-        layer = ipywidgets.IntSlider(0, 0, len(self.groups[matrix.value]) - 1, description="layer")
+        slider = ipywidgets.IntSlider(layer, 0, len(self.groups[matrix.value]) - 1, description="layer")
 
         def keep_to_the_group(_: object) -> None:
-            layer.max = len(self.groups[matrix.value]) - 1
+            slider.max = len(self.groups[matrix.value]) - 1
 
         # Observed before the base class does, so that no drawing sees a layer that is not there.
         matrix.observe(keep_to_the_group, names="value")
         super().__init__(
-            matrix=matrix, layer=layer, share=ipywidgets.IntSlider(90, 50, 99, description="energy share (%)")
+            matrix=matrix, layer=slider, share=ipywidgets.IntSlider(90, 50, 99, description="energy share (%)")
         )
         matrix.layout.width = f"{WIDTH - 8}px"
 
@@ -139,7 +139,9 @@ def _draw_spectra(canvas: Canvas, change: Change) -> None:
         seen = [i for i in _thinned(limit) if relative[i - 1] >= LOWEST]
         axes.line(seen, [float(relative[i - 1]) for i in seen], CYCLE[column], dash=DASHES[column])
         if seen and seen[-1] < limit:  # falls through the floor
-            axes.line([seen[-1], seen[-1] + 1], [float(relative[seen[-1] - 1]), LOWEST], CYCLE[column])
+            axes.line(
+                [seen[-1], seen[-1] + 1], [float(relative[seen[-1] - 1]), LOWEST], CYCLE[column], dash=DASHES[column]
+            )
 
 
 def _draw_energies(canvas: Canvas, change: Change, counts: Mapping[str, int], share: float) -> None:
