@@ -156,9 +156,9 @@ class Tally(Counter[str]):
                 elif casts or (self.factor != size and not self.batch.autocast):
                     self["inputs of trained matrices"] += matrix.adapters * width * self.factor
             if self.batch.autocast:
-                wide = matrix.n_in * matrix.n_out
+                wide = matrix.n_in * matrix.n_out if flow and self.size != 2 else 0  # a weight in bf16 is its own copy
                 self["bf16 copies of weights"] += 2 * (
-                    (wide if flow else 0) + matrix.rank * (matrix.n_out + (matrix.n_in if flow else 0))
+                    wide + matrix.rank * (matrix.n_out + (matrix.n_in if flow else 0))
                 )
         as_it_is = [
             m for m in matrices

@@ -44,6 +44,7 @@ def batch(padded: bool) -> tuple[dict[str, torch.Tensor], int]:
         {"dtype": torch.bfloat16},
         {"dtype": torch.float64},
         {"dtype": torch.bfloat16, "gradient_checkpointing": True},
+        {"dtype": torch.bfloat16, "autocast": True},
     ],
     ids=lambda setting: ", ".join(str(value).removeprefix("torch.") if key == "dtype" else key for key, value in setting.items()) or "fp32",
 )  # fmt: skip
