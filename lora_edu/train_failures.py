@@ -140,8 +140,8 @@ def _by_the_ledger(trainer: "Trainer") -> list[str]:
     shape = _largest_micro_batch(trainer)
     model = unwrap(trainer.model)
     general = (
-        "What helps, without changing the steps: a smaller batch_size with more gradient_accumulation_steps, gradient_checkpointing=True, "
-        'or precision="bf16"; shorter rows help most.'
+        "What helps and leaves the steps as they are: a smaller batch_size with more gradient_accumulation_steps, or "
+        "gradient_checkpointing=True; shorter rows help too."
     )
     if shape is None:
         return [general]
@@ -187,15 +187,14 @@ def _kept(trainer: "Trainer") -> str:
         return _go_on_elsewhere(trainer)
     if trainer.updating:
         return f"It was in the middle of an update, so the weights may be half new. {_go_on_elsewhere(trainer)}"
-    here = (
-        f"Nothing is lost: the weights are those after step {trainer.step}, and train() of the same trainer goes on from there, also "
-        "after trainer.config = dataclasses.replace(trainer.config, …) with such a change."
-    )
+    weights = f"Nothing is lost: the weights are those after step {trainer.step}"
+    here = f"{weights}, and train() of this trainer goes on, also after trainer.config = dataclasses.replace(trainer.config, …)."
     if trainer.step == 0 or trainer.output_dir is None:
         return here
     try:
         folder = trainer.output_dir / checkpoint_name(trainer.step)
-        return f"{here} Saved {folder if folder.exists() else trainer.save()}; in a new process: {trainer.resume_hint}"
+        saved = folder if folder.exists() else trainer.save()
+        return f"{weights}, saved in {saved}. To go on, also with such a change: {trainer.resume_hint}"
     except DiskFullError as error:
         return f"{here} It could not be saved. {error}"
 

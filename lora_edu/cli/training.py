@@ -79,6 +79,12 @@ def train(
     gradient_accumulation_steps: Annotated[
         int | None, typer.Option(help="Batches a step.", rich_help_panel=_RUN)
     ] = None,
+    gradient_checkpointing: Annotated[
+        bool | None,
+        typer.Option(
+            help="Recompute activations instead of keeping them: less memory, more time.", rich_help_panel=_RUN
+        ),
+    ] = None,
     warmup_ratio: Annotated[
         float | None, typer.Option(help="Share of the run in which the rate rises.", rich_help_panel=_RUN)
     ] = None,
@@ -113,6 +119,8 @@ def train(
     `lora-edu train --config my_run.yaml --seed 1`
 
     `lora-edu train --resume runs/kjv`
+
+    `torchrun --nproc-per-node 4 -m lora_edu train --task kjv` (four GPUs share each batch)
     """
     given = {key: value for key, value in locals().items() if value is not None and key not in ("config", "resume")}
     if (task is None) == (data is None):
@@ -130,6 +138,7 @@ def _run(given: dict[str, Any], resume: bool) -> None:
     from lora_edu.checkpoint import CONFIG, save
     from lora_edu.data import collate, encode_rows
     from lora_edu.losses import causal_lm_loss
+    from lora_edu.train_processes import new_accelerator
     from lora_edu.train_state import checkpoints
     from lora_edu.trainer import Trainer
 
@@ -138,6 +147,12 @@ def _run(given: dict[str, Any], resume: bool) -> None:
         raise LoRAEduError(
             f"{out} holds a run already: choose another --out, or go on with it: lora-edu train --resume {out}"
         )
+    first = new_accelerator().is_main_process  # of several processes one speaks and writes
+
+    def say(text: str) -> None:
+        if first:
+            typer.echo(text)
+
     task = chosen_task(given["task"]) if "task" in given else None
     lora, plan = _settings(task, given)
     train_rows, valid_rows = _rows(task, given)
@@ -147,18 +162,19 @@ def _run(given: dict[str, Any], resume: bool) -> None:
     held_out = encode_rows(valid_rows, tokenizer, given["max_length"])
     torch.manual_seed(plan.seed)  # A is drawn here, before the trainer seeds its own run
     inject(model, lora)
-    typer.echo(f"{audit(model)}\n{len(examples)} rows to train on, {len(held_out)} held out.")
-    write_run(out, {key: value for key, value in given.items() if key != "out"})
+    say(f"{audit(model)}\n{len(examples)} rows to train on, {len(held_out)} held out.")
+    if first:
+        write_run(out, {key: value for key, value in given.items() if key != "out"})
     pad = partial(collate, pad_token_id=tokenizer.pad_token_id)
     trainer = Trainer(model, examples, causal_lm_loss, plan, collate=pad, eval_examples=held_out or None)
     trainer.resume_hint = f"lora-edu train --resume {out}"
     history = trainer.resume() if resume else trainer.train()
     save(model, out)
     for step, loss in history.eval_losses[-1:]:
-        typer.echo(f"Loss on the held-out rows after step {step}: {loss:.3f} nats per answer token.")
+        say(f"Loss on the held-out rows after step {step}: {loss:.3f} nats per answer token.")
     measure = f"lora-edu eval --task {given['task']}" if task else f"lora-edu eval --data {given['data']}"
-    typer.echo(f"{len(history.steps)} steps in {trainer.seconds:.0f} s. The adapter is in {out}.")
-    typer.echo(f"Next: {measure} --adapter {out}    lora-edu chat --adapter {out}")
+    say(f"{len(history.steps)} steps in {trainer.seconds:.0f} s. The adapter is in {out}.")
+    say(f"Next: {measure} --adapter {out}    lora-edu chat --adapter {out}")
 
 
 def _rows(task: Any, given: dict[str, Any]) -> tuple[list[Any], list[Any]]:
