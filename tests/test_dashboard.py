@@ -1,9 +1,12 @@
 """The training dashboard without a page: its controls are pressed from the run's own thread and from another."""
 
+import shutil
 import signal
 import threading
+from pathlib import Path as FilePath
 from types import SimpleNamespace
 
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -11,6 +14,7 @@ from small_run import regression, training_dashboard
 
 from lora_edu.callbacks import Callback
 from lora_edu.errors import ConfigError
+from lora_edu.notebooks import execute
 from lora_edu.plots.canvas import Path, Text
 from lora_edu.train_state import checkpoints
 from lora_edu.widgets import TrainingDashboard, live
@@ -344,3 +348,21 @@ def test_messages_stay_where_the_page_sends_them():
         assert comm._reply_subshell_for({}, "a subshell") is None
         live.let_through([SimpleNamespace(comm=comm)])
         assert comm._reply_subshell_for({}, "a subshell") == "a subshell"
+
+
+@pytest.mark.slow
+def test_an_executed_notebook_keeps_the_last_picture_and_nothing_else(tmp_path):
+    """nbclient has no page: the run waits for nobody, and a hundred redraws would leave no trace."""
+    source = (
+        "from small_run import regression\nfrom lora_edu.widgets import TrainingDashboard\n"
+        "trainer = regression(TrainingDashboard(script={20: ('learning_rate', 0.03)}))\nlen(trainer.train().steps)"
+    )
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    path = tmp_path / "page.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)], metadata=kernel), path)
+    shutil.copy(FilePath(__file__).with_name("small_run.py"), tmp_path)
+    picture, count = execute(path).cells[0].outputs
+    assert count.data["text/plain"] == "60" and set(picture.data) == {"image/png", "text/plain"}
+    alt = picture.metadata["image/png"]["alt"]
+    assert "Finished at step 60 of 60" in alt and "nothing on this page can speak to a running cell" in alt
+    assert path.stat().st_size < 150_000
