@@ -3,6 +3,7 @@
 import math
 
 import torch
+from small_rows import token_inspector
 from small_run import training_dashboard
 
 from lora_edu.sweeps import Table
@@ -79,5 +80,6 @@ MAKERS = {
     "MemoryBars": MemoryBars,
     "BudgetPainter": lambda: BudgetPainter(budget_grid()),
     "SpectrumExplorer": spectrum_explorer,
+    "TokenInspector": token_inspector,
     "TrainingDashboard": training_dashboard,
 }

@@ -112,7 +112,11 @@ class TokenInspector(Widget):
         for x, name, colour in ((12, "read", MUTED), (70, "label", INK), (132, "loss in nats", INK)):
             canvas.text(x, 14, name, 11, colour, bold=colour == INK)
         canvas.text(
-            240, 14, "solid: the label counts     dashed, −100: it does not, and nothing is learnt there", 11, MUTED
+            240,
+            14,
+            "solid: counts     dashed, −100: masked; its loss is drawn, but nothing is learnt from it",
+            11,
+            MUTED,
         )
         for t in range(len(result.tokens)):
             _draw_position(canvas, result, t)
@@ -120,7 +124,7 @@ class TokenInspector(Widget):
         mean = f"mean of the {counted} labels that count: {result.mean:.2f} nats"
         y = 26 + LINE * lines + 20
         canvas.text(12, y, f"{state['model']}:  {mean}", 15, bold=True)
-        note = f"{predicted} positions have something to predict. A bar is full at {FULL_BAR:g} nats; 0.69 nats is a coin's toss."
+        note = f"{predicted} positions have something to predict. A bar is full at {FULL_BAR:g} nats. · is a space."
         canvas.text(12, y + 22, note, 11, MUTED)
         costs = [
             f"after “{token}” the label “{label}” costs {loss:.2f}"

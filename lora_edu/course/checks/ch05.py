@@ -37,7 +37,7 @@ def _row(random: torch.Generator, prompt: int, answer: int) -> list[int]:
     "05.1",
     title="The shifted labels",
     stars=1,
-    minutes=7,
+    minutes=6,
     task="Write `shifted_labels(ids, prompt_length)`: for each position of `ids` the token that has to be predicted *there*, or −100 where nothing "
     "is to be learnt. The first `prompt_length` ids are the prompt, the rest is the answer with its end. A list as long as `ids`.",
     wants="shifted_labels",
@@ -82,79 +82,6 @@ def shifted_labels(function: Callable[[list[int], int], Sequence[int]]) -> None:
         raise Wrong(bug, f"for {len(ids)} ids of which {prompt} are the prompt, {ids}, you give {got}")
 
 
-def _matrix(value: Any, shape: tuple[int, int], what: str) -> Tensor:
-    if isinstance(value, list):
-        try:
-            value = torch.tensor(value)
-        except (TypeError, ValueError, RuntimeError):
-            raise Wrong("not a rectangle", f"{what} is a list whose rows are not of one length") from None
-    if value is ... or value is None:
-        raise NotAttempted
-    if not isinstance(value, Tensor):
-        raise Wrong("not a tensor", f"{what} is {type(value).__name__}, and should be a tensor of shape {shape}")
-    if tuple(value.shape) != shape:
-        raise Wrong("wrong shape", f"{what} has shape {tuple(value.shape)} and should have {shape}")
-    return value.long()
-
-
-@register(
-    "05.2",
-    title="Pad without losing the end",
-    stars=2,
-    minutes=8,
-    task="Write `pad_batch(rows, prompt_lengths, pad)`: three tensors (B, T), input_ids, attention_mask and labels, padded on the right to the "
-    "longest row. Labels are unshifted, −100 on prompt and padding. Each row is a list of ids, and `pad` is also the token that ends an answer.",
-    wants="pad_batch",
-    shows="Padding is known by its place: every answer keeps its end, though that token and the padding are one and the same.",
-    hints=(
-        "Start with three tensors filled for a batch of nothing but padding: `torch.full((B, T), pad)`, zeros, and −100 everywhere.",
-        "Then, row by row, write what is real into the first `len(row)` places. Nothing asks which value a token has.",
-        "`labels[i, start:length] = torch.tensor(row[start:])` with start the row's prompt length and length its own.",
-    ),
-)
-def pad_batch(function: Callable[[list[list[int]], list[int], int], tuple[Tensor, Tensor, Tensor]]) -> None:
-    random = generator()
-    for sizes in ([(3, 4), (2, 2), (5, 3)], [(2, 1), (4, 6)], torch.randint(1, 8, (4, 2), generator=random).tolist()):
-        rows = [_row(random, prompt, answer) for prompt, answer in sizes]
-        prompts = [prompt for prompt, _ in sizes]
-        got = attempt(function, [list(row) for row in rows], list(prompts), PAD)
-        if not isinstance(got, tuple | list) or len(got) != 3:
-            raise Wrong(
-                "not three tensors",
-                f"`pad_batch` returned {type(got).__name__}; return input_ids, attention_mask, labels",
-            )
-        shape = (len(rows), max(map(len, rows)))
-        names = ("input_ids", "attention_mask", "labels")
-        ids, mask, labels = (_matrix(value, shape, name) for value, name in zip(got, names))
-        for i, (row, prompt) in enumerate(zip(rows, prompts)):
-            _judge_row(row, prompt, ids[i].tolist(), mask[i].tolist(), labels[i].tolist())
-
-
-def _judge_row(row: list[int], prompt: int, ids: list[int], mask: list[int], labels: list[int]) -> None:
-    rest = len(ids) - len(row)
-    said = f"a row of {len(row)} ids of which {prompt} are the prompt, in a batch {len(ids)} wide"
-    if ids != row + [PAD] * rest:
-        bug = "padded on the left" if rest and ids == [PAD] * rest + row else "other ids"
-        raise Wrong(bug, f"{said}, {row}: its input_ids are {ids}")
-    if mask != [1] * len(row) + [0] * rest:
-        by_value = [int(token != PAD) for token in ids]
-        bug = "the attention mask goes by value" if mask == by_value else "another attention mask"
-        raise Wrong(bug, f"{said}: its attention_mask is {mask}; 1 for what is real, 0 for padding")
-    answer = row[prompt:]
-    wanted = [IGNORE] * prompt + answer + [IGNORE] * rest
-    if labels == wanted:
-        return
-    bugs = {
-        "the end of the answer is masked": [IGNORE if token == PAD else token for token in wanted],
-        "the padding is learnt": [IGNORE] * prompt + answer + [PAD] * rest,
-        "the prompt is learnt": row + [IGNORE] * rest,
-        "nothing is masked": ids,
-        "the labels are shifted": [*wanted[1:], IGNORE],
-    }
-    bug = next((bug for bug, wrong in bugs.items() if labels == wrong), "other labels")
-    raise Wrong(bug, f"{said}, {row}: its labels are {labels}; here they stay unshifted")
-
-
 class _Reader(nn.Module):
     """A model of a few numbers that behaves as a language model does: ids in, an object with logits out, and something frozen."""
 
@@ -186,10 +113,10 @@ def _batch(random: torch.Generator, rows: int, length: int, prompt: int) -> dict
 
 
 @register(
-    "05.3",
+    "05.2",
     title="The missing lines of the loop",
     stars=2,
-    minutes=9,
+    minutes=8,
     task="Complete `train_by_hand(model, batches, loss_sum, lr)`: for each batch one step of `torch.optim.AdamW` (weight_decay=0) on what trains, "
     "with the gradient of the *mean* loss a token. Return the list of mean losses, as numbers. `loss_sum(model, batch)` gives (summed loss, count).",
     wants="train_by_hand",
@@ -283,10 +210,10 @@ def _judge_losses(got: Any, wanted: Sequence[float]) -> None:
 
 
 @register(
-    "05.4",
+    "05.3",
     title="Four unequal micro-batches",
     stars=2,
-    minutes=8,
+    minutes=7,
     task="Write `accumulate(model, micro_batches, loss_sum)`: leave in `.grad` the gradient that *one* batch of all rows would give (of the mean "
     "loss a token), going through one micro-batch at a time. Return that mean loss as a number. The gradients are clear when you get the model.",
     wants="accumulate",
@@ -385,3 +312,76 @@ def _running(each: Sequence[tuple[Tensor, float, int]], tokens: int) -> Tensor:
     for own, *_ in each:
         grad = (grad + own) / tokens
     return grad
+
+
+def _matrix(value: Any, shape: tuple[int, int], what: str) -> Tensor:
+    if isinstance(value, list):
+        try:
+            value = torch.tensor(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise Wrong("not a rectangle", f"{what} is a list whose rows are not of one length") from None
+    if value is ... or value is None:
+        raise NotAttempted
+    if not isinstance(value, Tensor):
+        raise Wrong("not a tensor", f"{what} is {type(value).__name__}, and should be a tensor of shape {shape}")
+    if tuple(value.shape) != shape:
+        raise Wrong("wrong shape", f"{what} has shape {tuple(value.shape)} and should have {shape}")
+    return value.long()
+
+
+@register(
+    "05.4",
+    title="Pad without losing the end",
+    stars=2,
+    minutes=8,
+    task="Write `pad_batch(rows, prompt_lengths, pad)`: three tensors (B, T), input_ids, attention_mask and labels, padded on the right to the "
+    "longest row. Labels are unshifted, −100 on prompt and padding. Each row is a list of ids, and `pad` is also the token that ends an answer.",
+    wants="pad_batch",
+    shows="Padding is known by its place: every answer keeps its end, though that token and the padding are one and the same.",
+    hints=(
+        "Start with three tensors filled for a batch of nothing but padding: `torch.full((B, T), pad)`, zeros, and −100 everywhere.",
+        "Then, row by row, write what is real into the first `len(row)` places. Nothing asks which value a token has.",
+        "`labels[i, start:length] = torch.tensor(row[start:])` with start the row's prompt length and length its own.",
+    ),
+)
+def pad_batch(function: Callable[[list[list[int]], list[int], int], tuple[Tensor, Tensor, Tensor]]) -> None:
+    random = generator()
+    for sizes in ([(3, 4), (2, 2), (5, 3)], [(2, 1), (4, 6)], torch.randint(1, 8, (4, 2), generator=random).tolist()):
+        rows = [_row(random, prompt, answer) for prompt, answer in sizes]
+        prompts = [prompt for prompt, _ in sizes]
+        got = attempt(function, [list(row) for row in rows], list(prompts), PAD)
+        if not isinstance(got, tuple | list) or len(got) != 3:
+            raise Wrong(
+                "not three tensors",
+                f"`pad_batch` returned {type(got).__name__}; return input_ids, attention_mask, labels",
+            )
+        shape = (len(rows), max(map(len, rows)))
+        names = ("input_ids", "attention_mask", "labels")
+        ids, mask, labels = (_matrix(value, shape, name) for value, name in zip(got, names))
+        for i, (row, prompt) in enumerate(zip(rows, prompts)):
+            _judge_row(row, prompt, ids[i].tolist(), mask[i].tolist(), labels[i].tolist())
+
+
+def _judge_row(row: list[int], prompt: int, ids: list[int], mask: list[int], labels: list[int]) -> None:
+    rest = len(ids) - len(row)
+    said = f"a row of {len(row)} ids of which {prompt} are the prompt, in a batch {len(ids)} wide"
+    if ids != row + [PAD] * rest:
+        bug = "padded on the left" if rest and ids == [PAD] * rest + row else "other ids"
+        raise Wrong(bug, f"{said}, {row}: its input_ids are {ids}")
+    if mask != [1] * len(row) + [0] * rest:
+        by_value = [int(token != PAD) for token in ids]
+        bug = "the attention mask goes by value" if mask == by_value else "another attention mask"
+        raise Wrong(bug, f"{said}: its attention_mask is {mask}; 1 for what is real, 0 for padding")
+    answer = row[prompt:]
+    wanted = [IGNORE] * prompt + answer + [IGNORE] * rest
+    if labels == wanted:
+        return
+    bugs = {
+        "the end of the answer is masked": [IGNORE if token == PAD else token for token in wanted],
+        "the padding is learnt": [IGNORE] * prompt + answer + [PAD] * rest,
+        "the prompt is learnt": row + [IGNORE] * rest,
+        "nothing is masked": ids,
+        "the labels are shifted": [*wanted[1:], IGNORE],
+    }
+    bug = next((bug for bug, wrong in bugs.items() if labels == wrong), "other labels")
+    raise Wrong(bug, f"{said}, {row}: its labels are {labels}; here they stay unshifted")
