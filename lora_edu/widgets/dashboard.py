@@ -7,33 +7,25 @@ import queue
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import ipywidgets
 import torch
 
 from lora_edu.callbacks import Callback, History, Record
 from lora_edu.errors import ConfigError
-from lora_edu.plots import BLUE, DASHES, INK, MUTED, ORANGE, RULE, WASH, Axes, Canvas, decades, number, ticks, wrapped
+from lora_edu.plots import BLUE, INK, MUTED, RULE, WASH, Canvas, number, wrapped
 from lora_edu.train_context import modes, own_rng
 from lora_edu.trainer import Trainer
 from lora_edu.widgets import live
 from lora_edu.widgets.base import WIDTH, State, Widget, choice
+from lora_edu.widgets.curves import Mark, draw_losses, draw_rates
 
 GAP = 0.25  # seconds between two drawings, at least
 SHARE = 0.05  # of the time may go into drawing
-POINTS = 240  # of a curve; more cannot be seen
 RATES = [float(f"{m}e{k}") for k in range(-6, 0) for m in (1, 2, 5)] + [1.0]  # of the slider
 Order = tuple[str, float | None]
-
-
-class Mark(NamedTuple):
-    """Somebody changed the learning rate after `step`."""
-
-    step: int
-    rate: float
-    by: str
 
 
 class TrainingDashboard(Widget, Callback):
@@ -104,7 +96,10 @@ class TrainingDashboard(Widget, Callback):
         """Steps of 1, 2, 5 and their tens, the run's own rate and the script's; the page would round those of a float slider."""
         rates = sorted({*RATES, rate, *(value for _, value in self.script.values() if value)})
         slider = ipywidgets.SelectionSlider(
-            options=[(number(each), each) for each in rates], value=rate, description="learning rate (peak)"
+            options=[(number(each), each) for each in rates],
+            value=rate,
+            description="learning rate (peak)",
+            layout={"width": "380px"},
         )
         slider.style.description_width = "initial"
         slider.observe(lambda change: self._orders.put(("learning_rate", change["new"])), names="value")
@@ -256,8 +251,8 @@ class TrainingDashboard(Widget, Callback):
         canvas.rect(8, 48, WIDTH - 16, 7, stroke=RULE, width=1, fill=WASH)
         if history.steps:
             canvas.rect(8, 48, (WIDTH - 16) * len(history.steps) / total, 7, stroke=None, fill=BLUE)
-            _draw_losses(canvas, history, total, state, self.target)
-            _draw_rates(canvas, history, total, self.marks)
+            draw_losses(canvas, history, total, state, self.target)
+            draw_rates(canvas, history, total, self.marks)
         words = [
             f"The {mark.by} set the learning rate to {number(mark.rate)} after step {mark.step}." for mark in self.marks
         ]
@@ -307,90 +302,3 @@ def _figures(history: History) -> str:
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
-
-
-def smoothed(values: Sequence[float], over: int) -> list[float]:
-    """Mean of the last `over` values at each place (fewer at the start): late by half of them."""
-    sums = [0.0]
-    for value in values:
-        sums.append(sums[-1] + value)
-    return [(sums[i] - sums[max(0, i - over)]) / min(i, over) for i in range(1, len(sums))]
-
-
-def _thinned(xs: Sequence[float], ys: Sequence[float]) -> tuple[list[float], list[float]]:
-    """At most about POINTS of them: of each bucket the lowest and the highest, so that no spike is lost."""
-    size = math.ceil(2 * len(ys) / POINTS)
-    if size <= 2:
-        return list(xs), list(ys)
-    kept = []
-    for start in range(0, len(ys), size):
-        bucket = range(start, min(start + size, len(ys)))
-        kept += sorted({min(bucket, key=ys.__getitem__), max(bucket, key=ys.__getitem__)})
-    return [xs[i] for i in kept], [ys[i] for i in kept]
-
-
-def _draw_losses(canvas: Canvas, history: History, total: int, state: State, target: float | None) -> None:
-    steps, losses = [record["step"] for record in history.steps], history.losses
-    measured = [*losses, *(loss for _, loss in history.eval_losses), *([target] if target else [])]
-    log = state["axis"] == "logarithmic" and min(measured) > 0
-    low, high = min(measured), max(measured)
-    ylim = (low / 1.2, high * 1.2) if log else (0.0, high * 1.05 or 1.0)
-    axes = Axes(canvas, (52, 92, 692, 190), (0, total), ylim, ylog=log)
-    marks = _log_ticks(*ylim) if log else ticks(*ylim)
-    axes.frame((), marks, "", "loss (nats a token)")
-    axes.line(*_thinned(steps, losses), stroke=MUTED, width=1, opacity=0.8)
-    axes.line(*_thinned(steps, smoothed(losses, state["smoothing"])), stroke=BLUE, width=3)
-    for step, loss in history.eval_losses:
-        x, y = axes.at(step, min(max(loss, ylim[0]), ylim[1]))
-        canvas.rect(x - 4, y - 4, 8, 8, fill=ORANGE, stroke=INK, width=1)
-    if target:
-        canvas.path([axes.at(0, target), axes.at(total, target)], stroke=INK, width=1, dash=(6, 4))
-        canvas.text(744, axes.y(target) - 5, "target", 11, INK, "end", halo=True)
-    for x, name in ((270, "each step"), (380, "smoothed"), (490, "held out")):
-        if name == "held out":
-            canvas.rect(x - 22, 76, 8, 8, fill=ORANGE, stroke=INK, width=1)
-        else:
-            canvas.path(
-                [(x - 32, 80), (x - 6, 80)],
-                stroke=MUTED if name == "each step" else BLUE,
-                width=1 if name == "each step" else 3,
-            )
-        canvas.text(x, 84, name, 11, MUTED)
-
-
-def _draw_rates(canvas: Canvas, history: History, total: int, marks: Sequence[Mark]) -> None:
-    rates = [record["learning_rate"] for record in history.steps]
-    steps = [record["step"] for record in history.steps]
-    above = [rate for rate in rates if rate > 0] + [mark.rate for mark in marks]
-    low = max(min(above), max(above) / 1e4)
-    ylim = (low / 1.6, max(above) * 1.6)
-    axes = Axes(canvas, (52, 322, 692, 62), (0, total), ylim, ylog=True)
-    axes.frame(ticks(0, total, 8), _log_ticks(*ylim), "step", "learning rate")
-    axes.line(*_thinned(steps, rates), stroke=ORANGE, width=2, dash=DASHES[1])
-    edge = -math.inf
-    for mark in marks:
-        x = axes.x(mark.step + 0.5)
-        for top, bottom in ((92, 282), (322, 384)):
-            canvas.path([(x, top), (x, bottom)], stroke=INK, width=1, dash=(2, 3))
-        if x > edge:
-            end = x > 640
-            canvas.text(
-                x + (-4 if end else 4),
-                104,
-                f"{number(mark.rate, 2)}, by {mark.by}",
-                11,
-                INK,
-                "end" if end else "start",
-                halo=True,
-            )
-            edge = x + 110
-
-
-def _log_ticks(low: float, high: float) -> list[float]:
-    """The powers of ten, or 1, 2, 5 times them where there are too few."""
-    powers = decades(low, high)
-    if len(powers) >= 3:
-        return powers
-    down = math.floor(math.log10(low))
-    fine = [m * 10.0**k for k in range(down, down + 6) for m in (1, 2, 5)]
-    return [value for value in fine if low <= value <= high] or powers

@@ -1,0 +1,99 @@
+"""The curves of a run: losses, learning rate, and where somebody changed it. Chapter 06."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from lora_edu.callbacks import History
+from lora_edu.plots import BLUE, INK, MUTED, ORANGE, Axes, Canvas, decades, number, ticks
+from lora_edu.widgets.base import State
+
+POINTS = 240  # of a curve; more cannot be seen
+
+
+class Mark(NamedTuple):
+    """Somebody changed the learning rate after `step`."""
+
+    step: int
+    rate: float
+    by: str
+
+
+def smoothed(values: Sequence[float], over: int) -> list[float]:
+    """Mean of the last `over` values at each place (fewer at the start): late by half of them."""
+    sums = [0.0]
+    for value in values:
+        sums.append(sums[-1] + value)
+    return [(sums[i] - sums[max(0, i - over)]) / min(i, over) for i in range(1, len(sums))]
+
+
+def _thinned(xs: Sequence[float], ys: Sequence[float]) -> tuple[list[float], list[float]]:
+    """At most about POINTS of them: of each bucket the lowest and the highest, so that no spike is lost."""
+    size = math.ceil(2 * len(ys) / POINTS)
+    if size <= 2:
+        return list(xs), list(ys)
+    kept = []
+    for start in range(0, len(ys), size):
+        bucket = range(start, min(start + size, len(ys)))
+        kept += sorted({min(bucket, key=ys.__getitem__), max(bucket, key=ys.__getitem__)})
+    return [xs[i] for i in kept], [ys[i] for i in kept]
+
+
+def draw_losses(canvas: Canvas, history: History, total: int, state: State, target: float | None) -> None:
+    """The training loss of each step and smoothed, and the held-out loss; `state` says over how many steps, and the axis."""
+    steps, losses = [record["step"] for record in history.steps], history.losses
+    measured = [*losses, *(loss for _, loss in history.eval_losses), *([target] if target else [])]
+    log = state["axis"] == "logarithmic" and min(measured) > 0
+    low, high = min(measured), max(measured)
+    ylim = (low / 1.2, high * 1.2) if log else (0.0, high * 1.05 or 1.0)
+    axes = Axes(canvas, (52, 92, 692, 190), (0, total), ylim, ylog=log)
+    marks = _log_ticks(*ylim) if log else ticks(*ylim)
+    axes.frame((), marks, "", "loss (nats a token)")
+    axes.line(*_thinned(steps, losses), stroke=MUTED, width=1, opacity=0.8)
+    axes.line(*_thinned(steps, smoothed(losses, state["smoothing"])), stroke=BLUE, width=3)
+    for step, loss in history.eval_losses:
+        x, y = axes.at(step, min(max(loss, ylim[0]), ylim[1]))
+        canvas.rect(x - 4, y - 4, 8, 8, fill=ORANGE, stroke=INK, width=1)
+    if target:
+        canvas.path([axes.at(0, target), axes.at(total, target)], stroke=INK, width=1, dash=(6, 4))
+        canvas.text(744, axes.y(target) - 5, "target", 11, INK, "end", halo=True)
+    for x, name in ((270, "each step"), (380, "smoothed"), (490, "held out")):
+        if name == "held out":
+            canvas.rect(x - 22, 76, 8, 8, fill=ORANGE, stroke=INK, width=1)
+        else:
+            canvas.path(
+                [(x - 32, 80), (x - 6, 80)],
+                stroke=MUTED if name == "each step" else BLUE,
+                width=1 if name == "each step" else 3,
+            )
+        canvas.text(x, 84, name, 11, MUTED)
+
+
+def draw_rates(canvas: Canvas, history: History, total: int, marks: Sequence[Mark]) -> None:
+    """The learning rate of each step below the losses, and across both the steps after which somebody set it."""
+    rates = [record["learning_rate"] for record in history.steps]
+    steps = [record["step"] for record in history.steps]
+    above = [rate for rate in rates if rate > 0] + [mark.rate for mark in marks]
+    ylim = (max(min(above), max(above) / 1e4) / 2.5, max(above) * 2.5)
+    axes = Axes(canvas, (52, 322, 692, 62), (0, total), ylim, ylog=True)
+    axes.frame(ticks(0, total, 8), _log_ticks(*ylim), "step", "learning rate")
+    axes.line(*_thinned(steps, rates), stroke=ORANGE, width=2.5)
+    for mark, later in zip(marks, [*marks[1:], None]):
+        x = axes.x(mark.step + 0.5)
+        for top, bottom in ((92, 282), (322, 384)):
+            canvas.path([(x, top), (x, bottom)], stroke=INK, width=1, dash=(2, 3))
+        if later is None or axes.x(later.step) > x + 110:  # of those close together the last one is said
+            side = ("end", -4) if x > 640 else ("start", 4)
+            canvas.text(x + side[1], 104, f"{number(mark.rate, 2)}, by {mark.by}", 11, INK, side[0], halo=True)
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """The powers of ten, or 1, 2, 5 times them where there are too few."""
+    powers = decades(low, high)
+    if len(powers) >= 3:
+        return powers
+    down = math.floor(math.log10(low))
+    fine = [m * 10.0**k for k in range(down, down + 6) for m in (1, 2, 5)]
+    return [value for value in fine if low <= value <= high] or powers
