@@ -1,0 +1,233 @@
+"""Exercises of chapter 06, Reading runs."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from lora_edu.course.exercises import Wrong, attempt, generator, register
+from lora_edu.course.patients import FAULTS, SOUND, Chart, charts
+
+
+def _where_it_stops(
+    losses: Sequence[float], patience: int, tie: bool = False, previous: bool = False
+) -> tuple[int, int]:
+    """(last evaluation, best one); `tie` and `previous` are two ways to get it wrong."""
+    best = 0
+    for i, loss in enumerate(losses):
+        if loss < losses[best] or (tie and loss == losses[best]) or (previous and i and loss < losses[i - 1]):
+            best = i
+        if i - best >= patience:
+            return i, best
+    return len(losses) - 1, best
+
+
+def _slips(losses: Sequence[float], patience: int) -> dict[str, tuple[int, int]]:
+    """What each way to get it wrong returns."""
+    last = _where_it_stops(losses, patience)[0]
+    return {
+        "an equal value counts as a new best": _where_it_stops(losses, patience, tie=True),
+        "patience starts anew at every fall": _where_it_stops(losses, patience, previous=True),
+        "one evaluation too many": _where_it_stops(losses, patience + 1),
+        "stopped too early": _where_it_stops(losses, max(0, patience - 1)),
+        "the last weights are kept, not the best": (last, last),
+        "it never stops": (len(losses) - 1, min(range(len(losses)), key=losses.__getitem__)),
+    }
+
+
+@register(
+    "06.1",
+    title="When to stop",
+    stars=2,
+    minutes=8,
+    task="Write `where_to_stop(losses, patience)`. `losses` are held-out losses, one an evaluation, in order. The run stops as soon as "
+    "`patience` evaluations in a row have brought no new best (lower than all before). Return two indices: that of the last evaluation "
+    "that still happens, and that of the best one, whose weights are kept. A run that never loses patience ends with its last evaluation.",
+    wants="where_to_stop",
+    shows="Right for curves that fall, that rise, that wobble, and for equal values.",
+    hints=(
+        "Go through the losses once and remember the index of the best so far.",
+        "At index i, with the best at index b, how many evaluations in a row have brought nothing?",
+        "`i - b` of them. Stop when that reaches `patience`. A value equal to the best is no new best.",
+    ),
+)
+def where_to_stop(function: Callable[[list[float], int], tuple[int, int]]) -> None:
+    draw = torch.rand(8, 9, generator=generator()).mul(10).round().div(10).tolist()
+    fixed = [([3.0, 2.0, 1.0, 0.5], 2), ([1.0, 2.0, 3.0, 4.0], 2), ([3.0, 1.0, 2.0, 1.5, 1.2, 0.9], 3), ([2.0, 1.0, 1.0, 1.0, 0.5], 2),
+             ([5.0, 4.0, 4.5, 4.2, 3.9, 4.1, 4.0], 2), ([1.0], 1), ([2.0, 3.0], 1)]  # fmt: skip
+    cases = [*fixed, *((curve, 1 + i % 3) for i, curve in enumerate(draw))]
+    said = []
+    for losses, patience in cases:
+        got = attempt(function, list(losses), patience)
+        if not (isinstance(got, tuple | list) and len(got) == 2 and all(isinstance(each, int) for each in got)):
+            raise Wrong(
+                "not two indices", f"it returned {got!r}; give (index of the last evaluation, index of the best one)"
+            )
+        said.append((got[0], got[1]))
+    right = [_where_it_stops(*case) for case in cases]
+    if said == right:
+        return
+    slips = [_slips(*case) for case in cases]
+    bug = next((name for name in slips[0] if said == [each[name] for each in slips]), "another step")
+    (losses, patience), mine, true = next(each for each in zip(cases, said, right) if each[1] != each[2])
+    raise Wrong(bug, f"for {losses} with patience {patience} you say {mine}, and it is {true}")
+
+
+class _Largest(TorchDispatchMode):
+    """The largest tensor that is made inside."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self.numbers = max(self.numbers, leaf.numel())
+        return result
+
+
+@register(
+    "06.2",
+    title="The length of a change that is never built",
+    stars=2,
+    minutes=10,
+    task="Write `length_of_update(A, B, s)`: ‖ΔW‖ for ΔW = s·B A, with A (r, in) and B (out, r), as a number, without ever making a matrix "
+    "of shape (out, in). ‖M‖ is the root of the sum of all squared entries.",
+    wants="length_of_update",
+    shows="It agrees with ‖s·B A‖ to four digits, and the largest thing you made was small.",
+    hints=(
+        "‖M‖² is the trace of M Mᵀ: the sum of its diagonal. And a trace does not mind turning the factors round: tr(X Y) = tr(Y X).",
+        "‖B A‖² = tr(B A Aᵀ Bᵀ) = tr((Bᵀ B)(A Aᵀ)). Which shapes do Bᵀ B and A Aᵀ have?",
+        "Both are (r, r), and symmetric. The trace of their product is the sum of their entries multiplied one by one.",
+    ),
+)
+def length_of_update(function: Callable[[Tensor, Tensor, float], float]) -> None:
+    draw = generator()
+    for n_out, n_in, r, s in ((300, 200, 4, 2.0), (64, 64, 8, 0.25), (5, 700, 1, 16.0), (90, 90, 3, -0.5)):
+        B, A = torch.randn(n_out, r, generator=draw), torch.randn(r, n_in, generator=draw)
+        with _Largest() as made:
+            got = attempt(function, A, B, s)
+        want = abs(s) * float((B @ A).norm())
+        if isinstance(got, Tensor) and got.numel() == 1:
+            got = got.item()
+        if isinstance(got, bool) or not isinstance(got, int | float):
+            raise Wrong("not a number", f"it returned {type(got).__name__}; it should be one number")
+        said = f"for A {tuple(A.shape)}, B {tuple(B.shape)} and s = {s:g} you say {got:.4g}, and ‖ΔW‖ is {want:.4g}"
+        if math.isclose(got, want, rel_tol=1e-3):
+            if made.numbers >= n_out * n_in:
+                raise Wrong(
+                    "the big matrix is built", f"a tensor of {made.numbers:,} numbers was made; ΔW has {n_out * n_in:,}"
+                )
+            continue
+        bugs = {
+            "a length is never negative": s * float((B @ A).norm()),
+            "the scale is forgotten": want / abs(s),
+            "the scale is not squared": want * abs(s) ** -0.5,
+            "squared, without the root": want**2,
+            "lengths do not multiply": abs(s) * float(B.norm() * A.norm()),
+        }
+        bug = next((bug for bug, wrong in bugs.items() if math.isclose(got, wrong, rel_tol=1e-3)), "another length")
+        raise Wrong(bug, said)
+
+
+QUESTIONS = [
+    "When was the moon landing?",
+    "Who wrote Emma?",
+    "Name a red fruit.",
+    "What is 7 times 8?",
+    "Where is Lima?",
+]
+TWINS = {
+    "an exact copy is missed": ["What is 7 times 8?"],
+    "capitals still count": ["WHERE IS LIMA?", "who wrote emma?"],
+    "spaces still count": ["Who  wrote Emma?", " Where is Lima? "],
+    "punctuation still counts": ["Name a red fruit", "What is 7 times 8 ??"],
+}
+INNOCENT = [
+    "Who wrote Emma in French?",
+    "Where is Lima, Ohio?",
+    "Name a fruit.",
+    "What is 8 times 7?",
+    "When was the landing?",
+]
+
+
+@register(
+    "06.3",
+    title="Find the leak",
+    stars=1,
+    minutes=8,
+    task="Write `leaks(train, held_out)`: those texts of `held_out` (a list of strings) that stand in `train` too, where capitals, "
+    "punctuation and extra spaces make no difference. Return them as they are written in `held_out`, in their order.",
+    wants="leaks",
+    shows="Disguised twins are found, and nobody else is accused.",
+    hints=(
+        "Bring every text into one plain form first; then compare plain forms.",
+        'Plain form: `text.lower()`, then only its words: `re.findall(r"\\w+", text)`.',
+        "Make a set of the plain forms of `train`; keep each held-out text whose plain form is in it.",
+    ),
+)
+def leaks(function: Callable[[list[str], list[str]], Iterable[str]]) -> None:
+    def found(held_out: list[str]) -> list[str]:
+        got = attempt(function, list(QUESTIONS), list(held_out))
+        if isinstance(got, str | bool | int | float) or not isinstance(got, Iterable):
+            raise Wrong("not a list", f"it returned {type(got).__name__}; give the leaking texts of `held_out`")
+        return [str(text) for text in got]
+
+    missed: dict[str, str] = {}
+    for bug, twins in TWINS.items():
+        for twin in twins:
+            got = found([twin])
+            if not got:
+                missed.setdefault(bug, twin)
+            elif got != [twin]:
+                bug = "texts of the wrong side" if got[0] in QUESTIONS else "texts in another form"
+                raise Wrong(bug, f"`held_out` writes {twin!r}, and you say {got}")
+    if missed:
+        bug = "only exact copies are found" if len(missed) == 3 else next(iter(missed))
+        raise Wrong(bug, f"{missed.popitem()[1]!r} is a twin of a training text and was not found")
+    if accused := found(list(INNOCENT)):
+        raise Wrong("an innocent text is accused", f"{accused[0]!r} is another question than any in `train`")
+    twins = [text for each in TWINS.values() for text in each]
+    everyone = [(twins + INNOCENT)[i] for i in torch.randperm(len(twins + INNOCENT), generator=generator()).tolist()]
+    wanted = [text for text in everyone if text in twins]
+    if (got := found(everyone)) != wanted:
+        raise Wrong("another order, or one left out", f"you say {got}, and it is {wanted}")
+
+
+@register(
+    "06.4",
+    title="The doctor",
+    stars=3,
+    minutes=15,
+    task="Write `diagnose(chart, healthy)`: the disease of a run, one of `FAULTS`, or `SOUND`. Both are charts: `chart.readings` is a list of "
+    "dictionaries (`step`, `tokens`, `learning_rate`, `base`, `grad_A`, `grad_B`, `norm_A`, `norm_B`, `norm_delta_W`, `held_out`), beside "
+    "`chart.losses`, `.names`, `.base_before`, `.sample`. `healthy` is a sound run of *other* rows.",
+    wants="diagnose",
+    shows="Twenty-seven charts of three seeds, each named rightly.",
+    hints=(
+        "Most diseases have a sign that no other run shows. Look for those first, and for the leak last.",
+        "What does Adam's first step do to ‖B‖, whatever the gradient? Which two diseases does `readings[0]` give away?",
+        "The clerk of an unseen day cannot be known: guessing one of eight costs log(8)/13 = 0.16 nats a token. Who does better than that?",
+    ),
+)
+def diagnose(function: Callable[[Chart, Chart], str]) -> None:
+    for seed in (0, 1, 2):
+        healthy = charts((seed + 1) % 3)[SOUND]
+        for fault, chart in charts(seed).items():
+            got: Any = attempt(function, chart._replace(fault="", seed=-1), healthy)
+            if not isinstance(got, str) or got not in (*FAULTS, SOUND):
+                raise Wrong("not a disease", f"it returned {got!r}; give one of FAULTS, or SOUND")
+            if got == fault:
+                continue
+            if fault == SOUND:
+                raise Wrong("a sound run is called sick", f"a sound run (seed {seed}) was given the disease “{got}”")
+            if got == SOUND:
+                raise Wrong("a sick run is called sound", f"a run with “{fault}” (seed {seed}) was called sound")
+            raise Wrong(
+                "one disease is taken for another", f"a run with “{fault}” (seed {seed}) was given the disease “{got}”"
+            )

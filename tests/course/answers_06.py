@@ -1,0 +1,127 @@
+"""Chapter 06: solutions, stubs and planted bugs."""
+
+import math
+import re
+
+from kit import Answers
+
+from lora_edu.course.patients import SOUND
+
+
+def where_to_stop(losses, patience, *, tie=False, previous=False):
+    best = 0
+    for i, loss in enumerate(losses):
+        if loss < losses[best] or (tie and loss == losses[best]) or (previous and i and loss < losses[i - 1]):
+            best = i
+        if i - best >= patience:
+            return i, best
+    return len(losses) - 1, best
+
+
+def variant(function, **how):
+    return lambda *inputs: function(*inputs, **how)
+
+
+def length_of_update(A, B, s):
+    return abs(s) * ((B.T @ B) * (A @ A.T)).sum().clamp_min(0).sqrt().item()
+
+
+def plain(text):
+    return " ".join(re.findall(r"\w+", text.lower()))
+
+
+def leaks(train, held_out):
+    known = {plain(text) for text in train}
+    return [text for text in held_out if plain(text) in known]
+
+
+def leaks_by(form):
+    return lambda train, held_out: [text for text in held_out if form(text) in {form(each) for each in train}]
+
+
+def diagnose(chart, healthy):
+    first, last, usual = chart.readings[0], chart.readings[-1], healthy.readings[0]
+    if not chart.names:
+        return "frozen adapter"
+    if last["base"] != chart.base_before:
+        return "trainable base"
+    if first["tokens"] != usual["tokens"]:
+        return "prompt in the loss" if first["tokens"] > usual["tokens"] else "EOS masked"
+    if first["norm_B"] > 3 * usual["norm_B"]:
+        return "learning rate too high"
+    if first["norm_delta_W"] > 3 * usual["norm_delta_W"]:
+        return "α not divided by r"
+    if last["grad_B"] > 10 * first["grad_B"]:
+        return "no zero_grad"
+    return "leaking split" if last["held_out"] < math.log(8) / 13 else SOUND
+
+
+def by_the_curve(chart, healthy):
+    return "no zero_grad" if chart.losses[-1] > 1 else SOUND
+
+
+def hasty(chart, healthy):
+    found = diagnose(chart, healthy)
+    return "leaking split" if found == SOUND else found
+
+
+def confuses_scale_and_rate(chart, healthy):
+    found = diagnose(chart, healthy)
+    return "learning rate too high" if found == "α not divided by r" else found
+
+
+ANSWERS = {
+    "06.1": Answers(
+        where_to_stop,
+        lambda losses, patience: ...,
+        {
+            "an equal value counts": variant(where_to_stop, tie=True),
+            "one evaluation too many": lambda losses, patience: where_to_stop(losses, patience + 1),
+            "the last weights are kept": lambda losses, patience: (where_to_stop(losses, patience)[0],) * 2,
+            "patience starts anew": variant(where_to_stop, previous=True),
+            "it never stops": lambda losses, patience: (len(losses) - 1, losses.index(min(losses))),
+            "stopped too early": lambda losses, patience: where_to_stop(losses, max(0, patience - 1)),
+            "another step": lambda losses, patience: (0, 0),
+            "not two indices": lambda losses, patience: where_to_stop(losses, patience)[0],
+        },
+    ),
+    "06.2": Answers(
+        length_of_update,
+        lambda A, B, s: ...,
+        {
+            "the big matrix is built": lambda A, B, s: abs(s) * (B @ A).norm().item(),
+            "lengths do not multiply": lambda A, B, s: abs(s) * (A.norm() * B.norm()).item(),
+            "the scale is forgotten": lambda A, B, s: length_of_update(A, B, 1.0),
+            "squared, without the root": lambda A, B, s: length_of_update(A, B, s) ** 2,
+            "never negative": lambda A, B, s: s * length_of_update(A, B, 1.0),
+            "the scale is not squared": lambda A, B, s: math.sqrt(abs(s)) * length_of_update(A, B, 1.0),
+            "it raises an error": lambda A, B, s: (A.T @ B.T @ A).trace(),
+            "not a number": lambda A, B, s: A @ A.T,
+        },
+    ),
+    "06.3": Answers(
+        leaks,
+        lambda train, held_out: ...,
+        {
+            "only exact copies": lambda train, held_out: [text for text in held_out if text in train],
+            "capitals still count": leaks_by(lambda text: " ".join(re.findall(r"\w+", text))),
+            "spaces still count": leaks_by(lambda text: re.sub(r"[^\w ]", "", text.lower())),
+            "punctuation still counts": leaks_by(lambda text: text.lower().replace(" ", "").replace("?", "")),
+            "texts of the wrong side": lambda train, held_out: leaks(held_out, train),
+            "texts in another form": lambda train, held_out: [plain(text) for text in leaks(train, held_out)],
+            "an innocent text": leaks_by(lambda text: tuple(sorted(plain(text).split()))),
+            "not a list": lambda train, held_out: len(leaks(train, held_out)),
+        },
+    ),
+    "06.4": Answers(
+        diagnose,
+        lambda chart, healthy: ...,
+        {
+            "a sick run is called sound": lambda chart, healthy: SOUND,
+            "a sound run is called sick": hasty,
+            "one disease is taken for another": confuses_scale_and_rate,
+            "not a disease": lambda chart, healthy: diagnose(chart, healthy).upper(),
+            "it raises an error": lambda chart, healthy: chart.readings[0]["loss_of_test"],
+        },
+    ),
+}  # fmt: skip
