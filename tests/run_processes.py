@@ -18,6 +18,8 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin, PartialState
+from accelerate.state import AcceleratorState
 from conftest import make_tiny_llama
 from run_and_kill import child, die, end_of, free_port
 from safetensors.torch import save_file
@@ -25,12 +27,14 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 
 from lora_edu import checkpoint, train_state
+from lora_edu import trainer as trainer_module
 from lora_edu.adapters import inject
 from lora_edu.config import LoRAConfig
 from lora_edu.errors import LoRAEduError
 from lora_edu.losses import LossSum, causal_lm_loss
 from lora_edu.sharded import is_sharded, whole
 from lora_edu.train_plan import step_rows
+from lora_edu.train_processes import new_accelerator
 from lora_edu.trainer import Callback, TrainConfig, Trainer
 
 WAYS = ("ddp", "fsdp")
@@ -275,6 +279,35 @@ def full_disk(folder: Path) -> None:
     leave(folder, "full", run, words=words)
 
 
+def sharded_by_accelerate(folder: Path) -> None:
+    """What `accelerate launch --use_fsdp --fsdp_version 2` leads to on GPUs; here accelerate is made to believe that it may."""
+
+    def fooled() -> Accelerator:
+        accelerator = new_accelerator()
+        accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_ram_efficient_loading=False
+        )
+        accelerator.state.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+        return accelerator
+
+    before = PartialState().distributed_type
+    trainer_module.new_accelerator = fooled
+    try:
+        run = trainer("ddp", None, gradient_checkpointing=True)
+        run.train()
+        leave(folder, "whole accelerate", run, wrapped=type(run.model).__name__)
+    finally:
+        trainer_module.new_accelerator = new_accelerator
+        AcceleratorState().distributed_type = PartialState._shared_state["distributed_type"] = before
+
+
+def refused(folder: Path) -> None:
+    """FSDP settings for accelerate on a CPU, which it turns into DDP without a word."""
+    os.environ["ACCELERATE_USE_FSDP"] = "true"
+    leave(folder, "refused", words=words_of(lambda: trainer("ddp", None)))
+    del os.environ["ACCELERATE_USE_FSDP"]
+
+
 def living(folder: Path) -> None:
     for way in WAYS:
         whole_run(folder, way, 0.0, f"whole {way}")
@@ -284,6 +317,8 @@ def living(folder: Path) -> None:
         begun_by_one(folder, way, f"begun {way}")
         saved_adapter(folder, way, f"adapter {way}")
         not_a_number(folder, way)
+    sharded_by_accelerate(folder)
+    refused(folder)
     shards(folder)
     every_row_once(folder)
     progress(folder)
@@ -315,6 +350,18 @@ def stuck(folder: Path) -> None:
     leave(folder, "stuck", words=words)
 
 
+def one_is_out_of_memory(folder: Path) -> None:
+    """Process 1 finds no memory in step 3, says so and leaves."""
+
+    def full(model, batch):
+        if model.training and run.step == 2 and rank() == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return causal_lm_loss(model, batch)
+
+    run = trainer("ddp", folder / "memory", loss_fn=full, save_every=1)
+    leave(folder, "memory", words=words_of(run.train))
+
+
 def pair(work) -> list[int]:
     """Two forked processes that know each other; their process numbers."""
     port = free_port()
@@ -331,6 +378,7 @@ def pair(work) -> list[int]:
 def outliving(folder: Path) -> None:
     causal_lm_loss(make_tiny_llama(), batch([[1, 2, 3]]))  # what is imported late is imported once, before the forks
     ends = {"after the kill": [end_of(pid) for pid in pair(lambda: after_the_kill(folder))]}
+    ends["memory"] = [end_of(pid) for pid in pair(lambda: one_is_out_of_memory(folder))]
     zero, one = pair(lambda: stuck(folder))
     ends["stuck"] = [end_of(zero)]
     os.kill(one, signal.SIGKILL)

@@ -38,16 +38,20 @@ def said(result) -> str:
     return " ".join(result.output.split())
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def write_tiny_model(folder: Path) -> Path:
     from transformers import AutoTokenizer
 
-    folder = tmp_path_factory.mktemp("model")
+    folder.mkdir(exist_ok=True)
     llama = make_tiny_llama(vocab_size=len(vocabulary()), tied=True, bos_token_id=1, eos_token_id=2, pad_token_id=2)
     write_gguf(llama, folder / "tiny.gguf")
     AutoTokenizer.from_pretrained(folder, gguf_file="tiny.gguf").save_pretrained(folder)
     llama.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_tiny_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

@@ -68,7 +68,7 @@ def losses(steps: list[dict]) -> list[float]:
     return [record["loss"] for record in steps]
 
 
-@each_way
+@pytest.mark.parametrize("way", [*run_processes.WAYS, "accelerate"])
 def test_two_processes_train_as_one(runs, way):
     run, expected = alone()
     two = of(runs, f"whole {way}")
@@ -86,6 +86,12 @@ def test_two_processes_train_as_one(runs, way):
     assert farthest(found, expected) < 1e-4 and all(tensor.any() for tensor in found.values())
 
 
+def test_accelerates_own_sharding_is_used_or_refused(runs):
+    """On GPUs its FSDP2; on a CPU it would be DDP without a word."""
+    assert of(runs, "whole accelerate")["wrapped"] == "FSDPLlamaForCausalLM"
+    assert "accelerate shards on GPUs only: on CPUs call torch's fully_shard" in of(runs, "refused")["words"]
+
+
 def test_every_row_is_seen_once_an_epoch_whatever_divides(runs):
     tallies = of(runs, "rows")
     assert len(tallies) == 7 and of(runs, "rows", 1) == tallies
@@ -101,6 +107,8 @@ def test_an_interrupted_run_is_bit_equal_and_one_processs_signal_stops_both(runs
         assert interrupted["steps"] == of(runs, f"dropout {way}", process)["steps"]
         assert farthest(weights(runs, f"interrupted {way}", process), weights(runs, f"dropout {way}", process)) == 0
     assert losses(interrupted["steps"])[1:] != pytest.approx(losses(of(runs, f"whole {way}")["steps"])[1:], rel=1e-3)
+    state = load_file(runs / f"interrupted {way}" / "step-00000003" / "tensors.safetensors")
+    assert not torch.equal(state["rng/0/cpu"], state["rng/1/cpu"]), "both drop out the same"
 
 
 @each_way
@@ -184,6 +192,55 @@ def test_a_process_that_stands_still_is_given_up(runs):
     stuck = of(runs, "stuck")["words"]
     assert stuck.startswith("Step 3 broke off because another process of this run has ended or not answered")
     assert "No checkpoint was written" in stuck
+
+
+def test_memory_that_one_process_lacks_ends_both_and_each_says_its_part(runs):
+    zero, one = (of(runs, "memory", process)["words"] for process in (0, 1))
+    assert json.loads((runs / "ends.json").read_text())["memory"] == [0, 0]
+    assert one.startswith("Out of memory in step 3. By the ledger a step with 2 rows of 7 tokens needs")
+    assert zero.startswith("Step 3 broke off because another process of this run has ended")
+    assert all(f"The newest checkpoint is {runs / 'memory' / 'step-00000002'}" in words for words in (zero, one))
+
+
+def test_the_command_line_with_two_processes_speaks_and_writes_once(tmp_path):
+    """`accelerate launch -m lora_edu train`: the adapter is the one that a single process trains."""
+    from test_cli import ROWS, TRAIN, write_tiny_model
+
+    data = tmp_path / "rows.jsonl"
+    data.write_text("\n".join(map(json.dumps, ROWS)))
+    command = [
+        "lora_edu",
+        *TRAIN,
+        "--data",
+        str(data),
+        "--model",
+        str(write_tiny_model(tmp_path / "model")),
+        "--epochs",
+        "2",
+    ]
+    launch = [
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+    ]
+    launch += ["--dynamo_backend", "no", "--main_process_port", str(run_processes.free_port()), "-m"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    adapters = []
+    for name, started_by in (("one", []), ("two", launch)):
+        ended = subprocess.run(
+            [sys.executable, "-m", *started_by, *command, "--out", str(tmp_path / name)],
+            env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert ended.returncode == 0, ended.stderr
+        assert ended.stdout.count("rows to train on") == ended.stdout.count("The adapter is in") == 1
+        assert ended.stderr.count("0/4 [00:00<?") == 1, "one bar"
+        adapters.append(load_file(tmp_path / name / checkpoint.WEIGHTS))
+    assert farthest(*adapters) < 1e-4 and any(tensor.any() for name, tensor in adapters[0].items() if "lora_B" in name)
 
 
 def test_sigterm_is_the_callers_again_after_a_run(tmp_path):
