@@ -307,7 +307,15 @@ def test_an_error_takes_the_controls_away_and_keeps_the_curves(monkeypatch):
     with pytest.raises(ZeroDivisionError):
         regression(dashboard, At(step5=lambda: 1 / 0)).train()
     assert dashboard.stop not in dashboard.view.children[1].children and not dashboard.shows_progress
-    assert "step 5 of 60" in words(dashboard)
+    assert "Failed after step 5 of 60" in words(dashboard)
+
+
+def test_a_second_run_begins_with_a_clean_dashboard():
+    dashboard = TrainingDashboard(script={3: ("learning_rate", 0.1)})
+    regression(dashboard, At(step5=lambda: move(dashboard, 0.05)()), max_steps=10).train()
+    again = regression(dashboard, max_steps=10)
+    again.train()
+    assert rates(again) == [0.3] * 3 + [0.1] * 7 and [mark.by for mark in dashboard.marks] == ["the script"]
 
 
 def test_a_finished_run_follows_its_controls():
@@ -328,7 +336,7 @@ def kernel_with(subshells: list[str] | None):
     [
         (None, "not a notebook"),
         (kernel_with(None), "this kernel"),
-        (kernel_with([]), "this page"),
+        (kernel_with([]), "nothing could speak"),
         (kernel_with(["a"]), ""),
     ],
 )
@@ -364,5 +372,5 @@ def test_an_executed_notebook_keeps_the_last_picture_and_nothing_else(tmp_path):
     picture, count = execute(path).cells[0].outputs
     assert count.data["text/plain"] == "60" and set(picture.data) == {"image/png", "text/plain"}
     alt = picture.metadata["image/png"]["alt"]
-    assert "Finished at step 60 of 60" in alt and "nothing on this page can speak to a running cell" in alt
+    assert "Finished at step 60 of 60" in alt and "nothing could speak to its running cell" in alt
     assert path.stat().st_size < 150_000

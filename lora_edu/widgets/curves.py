@@ -14,11 +14,14 @@ POINTS = 240  # of a curve; more cannot be seen
 
 
 class Mark(NamedTuple):
-    """Somebody changed the learning rate after `step`."""
+    """Somebody ("you" or "the script") changed the learning rate after `step`."""
 
     step: int
     rate: float
     by: str
+
+    def __str__(self) -> str:
+        return f"{self.by.capitalize()} set the learning rate to {number(self.rate)} after step {self.step}."
 
 
 def smoothed(values: Sequence[float], over: int) -> list[float]:
@@ -59,16 +62,11 @@ def draw_losses(canvas: Canvas, history: History, total: int, state: State, targ
     if target:
         canvas.path([axes.at(0, target), axes.at(total, target)], stroke=INK, width=1, dash=(6, 4))
         canvas.text(744, axes.y(target) - 5, "target", 11, INK, "end", halo=True)
-    for x, name in ((270, "each step"), (380, "smoothed"), (490, "held out")):
-        if name == "held out":
-            canvas.rect(x - 22, 76, 8, 8, fill=ORANGE, stroke=INK, width=1)
-        else:
-            canvas.path(
-                [(x - 32, 80), (x - 6, 80)],
-                stroke=MUTED if name == "each step" else BLUE,
-                width=1 if name == "each step" else 3,
-            )
+    for x, name, stroke, width in ((270, "each step", MUTED, 1), (380, "smoothed", BLUE, 3)):
+        canvas.path([(x - 32, 80), (x - 6, 80)], stroke=stroke, width=width)
         canvas.text(x, 84, name, 11, MUTED)
+    canvas.rect(468, 76, 8, 8, fill=ORANGE, stroke=INK, width=1)
+    canvas.text(484, 84, "held out", 11, MUTED)
 
 
 def draw_rates(canvas: Canvas, history: History, total: int, marks: Sequence[Mark]) -> None:

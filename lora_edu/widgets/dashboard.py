@@ -73,7 +73,7 @@ class TrainingDashboard(Widget, Callback):
         self.marks: list[Mark] = []
         self.said: tuple[int, str] | None = None  # the last sample, and its step
         self.deaf = ""  # why there are no live controls
-        self.running = self.paused = self.touched = False
+        self.running = self.paused = self.touched = self.failed = False
         self.drawings, self.drawing_seconds = 0, 0.0
         self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._stale, self._next = False, 0.0
@@ -112,7 +112,10 @@ class TrainingDashboard(Widget, Callback):
 
     # What the trainer calls, in its own thread ------------------------------------------------------------------------
     def on_train_begin(self, trainer: Trainer) -> None:
-        self.trainer, self.running, self.paused = trainer, True, False
+        if trainer.step == 0:
+            self.marks, self.said, self.touched = [], None, False
+        self.trainer, self.running, self.paused, self.failed = trainer, True, False, False
+        self.pause.description = "Pause"
         self.rate = self._rate_slider(trainer.learning_rate)
         self._orders = queue.SimpleQueue()  # what was pressed before concerns no run
         self._show()
@@ -128,7 +131,7 @@ class TrainingDashboard(Widget, Callback):
         while self._obey_next(trainer):
             pass
         if not self.touched and trainer.step in self.script:
-            self._obey(trainer, self.script[trainer.step], "script")
+            self._obey(trainer, self.script[trainer.step], "the script")
         if self.sample and trainer.step % self.every == 0:
             self._take_sample(trainer)
         if self.paused:
@@ -139,6 +142,7 @@ class TrainingDashboard(Widget, Callback):
 
     def on_train_exit(self, trainer: Trainer) -> None:
         self.running = self.paused = self.shows_progress = False
+        self.failed = isinstance(sys.exc_info()[1], Exception)  # Ctrl-C is none
         self._show_hands(False)
         if self.sample and trainer.history.stopped:
             self._take_sample(trainer)
@@ -168,14 +172,14 @@ class TrainingDashboard(Widget, Callback):
             if self.marks and self.marks[-1].step == trainer.step:
                 self.marks.pop()  # on the slider's way
             self.marks.append(Mark(trainer.step, value, by))
-            if by == "script":  # the slider follows, and its order is then the rate already
+            if by == "the script":  # the slider follows, and its order is then the rate already
                 self.rate.value = value
         elif what == "pause":
             self.paused = not self.paused
             self.pause.description = "Continue" if self.paused else "Pause"
         else:
             self.paused = False
-            trainer.stop("stopped by hand" if by == "you" else "stopped by the script")
+            trainer.stop("stopped by hand" if by == "you" else f"stopped by {by}")
         self.touched = self.touched or by == "you"
         self._stale = True
 
@@ -253,11 +257,11 @@ class TrainingDashboard(Widget, Callback):
             canvas.rect(8, 48, (WIDTH - 16) * len(history.steps) / total, 7, stroke=None, fill=BLUE)
             draw_losses(canvas, history, total, state, self.target)
             draw_rates(canvas, history, total, self.marks)
-        words = [
-            f"The {mark.by} set the learning rate to {number(mark.rate)} after step {mark.step}." for mark in self.marks
+        lines = [
+            *map(str, self.marks[-2:]),
+            *([self.verdict] if self.verdict else []),
+            *([self.deaf] if self.deaf else []),
         ]
-        words = [word.replace("The you", "You") for word in words]
-        lines = [*words[-2:], *([self.verdict] if self.verdict else []), *([self.deaf] if self.deaf else [])]
         y = 428.0
         if self.said:
             lines.append(f"Sample after step {self.said[0]}: {self.said[1]}")
@@ -279,7 +283,7 @@ class TrainingDashboard(Widget, Callback):
         if trainer.history.stopped:
             return f"{trainer.history.stopped.capitalize()} at {done}, after {_duration(trainer.seconds)}"
         if not self.running:
-            return f"Interrupted at {done}: it can go on"
+            return f"Failed after {done}" if self.failed else f"Interrupted at {done}: it can go on"
         left = trainer.seconds / trainer.step * (trainer.total_steps - trainer.step) if trainer.step else None
         ahead = "" if left is None else f", about {_duration(left)} left"
         return f"{'Paused' if self.paused else 'Running'} at {done}{ahead}"

@@ -40,7 +40,7 @@ def why_deaf(patience: float = PATIENCE) -> str:
     deadline = time.monotonic() + patience
     while not channel.manager.list_subshell():
         if time.monotonic() > deadline:
-            return f"No live controls: nothing on this page can speak to a running cell (JupyterLab 4.4 or later can). {STOP}"
+            return f"No live controls in this run: nothing could speak to its running cell (JupyterLab 4.4 or later can). {STOP}"
         time.sleep(0.02)
     return ""
 
