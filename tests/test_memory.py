@@ -91,7 +91,13 @@ def test_safetensors_size_of_mixed_types(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "parameters", "tensors"),
-    [("smollm2-135m", 134_515_008, 30 * 9 + 2), ("llama-2-7b", 6_738_415_616, 32 * 9 + 3)],
+    [
+        ("smollm2-135m", 134_515_008, 30 * 9 + 2),
+        ("llama-3.2-1b", 1_235_814_400, 16 * 9 + 2),
+        ("llama-2-7b", 6_738_415_616, 32 * 9 + 3),
+        ("llama-65b", 65_285_660_672, 80 * 9 + 3),
+        ("llama-2-70b", 68_976_648_192, 80 * 9 + 3),
+    ],
 )
 def test_models_that_are_too_large_to_build(name, parameters, tensors):
     full = predict(name, 1, 512, dtype=torch.bfloat16)
@@ -104,6 +110,12 @@ def test_models_that_are_too_large_to_build(name, parameters, tensors):
     checkpointed = predict(name, 1, 512, lora=LoRAConfig(r=8), dtype=torch.bfloat16, gradient_checkpointing=True)
     assert checkpointed.activations < lora.activations / 4
     assert next(sketch(name).parameters()).device.type == "meta"
+
+
+def test_a_published_figure_is_met():
+    """QLoRA (arXiv 2305.14314): full fine-tuning of a 65B model in 16 bits takes more than 780 GB."""
+    full = predict("llama-65b", 1, 512, dtype=torch.bfloat16, gradient_checkpointing=True)
+    assert 780e9 < full.weights + full.gradients + 2 * full.optimizer < 790e9  # with Adam's two moments in fp32
 
 
 def test_only_what_speaks_and_trains_counts():

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lora_edu.config import LoRAConfig
-from lora_edu.memory import SHAPES, Ledger, megabytes, predict, sketch
+from lora_edu.memory import Ledger, megabytes, predict, sketch
 from lora_edu.plots import BLUE, GREEN, INK, MUTED, ORANGE, PAPER, RULE, VERMILION, Axes, Canvas, ticks
 from lora_edu.widgets.base import WIDTH, State, Widget, choice
 
@@ -53,7 +53,7 @@ class MemoryBars(Widget):
     question = "Which of the four parts does LoRA all but remove, which stay, and when does the rank matter?"
     computes_on = ("shape", "r", "length", "dtype", "checkpointing")
 
-    def __init__(self, shapes: Sequence[str] = tuple(SHAPES), batch_size: int = 4) -> None:
+    def __init__(self, shapes: Sequence[str] = ("smollm2-135m", "llama-2-7b"), batch_size: int = 4) -> None:
         self.batch_size = batch_size
         super().__init__(
             r=ipywidgets.SelectionSlider(options=RANKS, value=8, description="rank r"),
