@@ -71,7 +71,7 @@ class TokenInspector(Widget):
 
     title = "The row as the loss sees it"
     question = (
-        "After training, which token of the answer costs most? And from before to after: how far does the mean fall "
+        "Before training, which label of the answer costs most? And from before to after: how far does the mean fall "
         "if the answer counts, and how far if every token counts?"
     )
     computes_on = ("row", "model", "counts", "labels")
@@ -114,7 +114,7 @@ class TokenInspector(Widget):
         canvas.text(
             240,
             14,
-            "solid: counts     dashed, −100: masked; its loss is drawn, but nothing is learnt from it",
+            "solid: counts · dashed, −100: masked; its loss is drawn, but nothing is learnt from it",
             11,
             MUTED,
         )
