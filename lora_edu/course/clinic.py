@@ -79,8 +79,9 @@ class Clinic(Card):
         self.bought: dict[str, list[str]] = {letter: [] for letter in self.patients}
         self.named: dict[str, str] = {}
         self.mistakes = 0
-        names = ", ".join(self.patients)
-        head = f"The clinic: {len(order)} runs, {names}. Eight are sick, each of something else; one is sound."
+        head = (
+            f"The clinic: patients {LETTERS[0]} to {LETTERS[-1]}. Eight are sick, each of something else; one is sound."
+        )
         rules = f"Training-loss curves are free. A reading costs 1, a wrong name {WRONG}. With a kernel, buttons stand here."
         words = "\n".join(
             [head, f"Instruments: {', '.join(FOR_SALE)}.", f"Diseases: {', '.join((*FAULTS, SOUND))}.", rules]

@@ -54,8 +54,8 @@ def spell(text: str) -> list[int]:
 
 
 def said(ids: Sequence[int]) -> str:
-    """The text of token numbers; the token that ends an answer shows as ⏹."""
-    return "".join("⏹" if i == END else CHARACTERS[i - 1] for i in ids)
+    """The text of token numbers; the token that ends an answer shows as ■."""
+    return "".join("■" if i == END else CHARACTERS[i - 1] for i in ids)
 
 
 def encode(pair: Pair) -> Example:
@@ -161,7 +161,7 @@ class Chart(NamedTuple):
     names: list[str]  # what trains
     base_before: str  # the hash of W₀ before the first step
     asked: str  # the question of a training row
-    sample: str  # the model's answer to it at the end, END shown as ⏹
+    sample: str  # the model's answer to it at the end, END shown as ■
 
 
 def run(model: Any, fault: str = SOUND, seed: int = 0, steps: int = STEPS) -> Chart:
@@ -256,7 +256,7 @@ def held_out_loss(model: Any, examples: Sequence[Example]) -> float:
 
 @torch.no_grad()
 def answer(model: Any, prompt: str, longest: int = 18) -> str:
-    """The greedy answer, its end shown as ⏹; cut off after `longest` letters where it does not end."""
+    """The greedy answer, its end shown as ■; cut off after `longest` letters where it does not end."""
     asked = spell(f"{prompt}=")
     ids = list(asked)
     with modes(model, training=False):

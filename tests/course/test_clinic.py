@@ -62,7 +62,7 @@ def read_held_out(chart: Chart, healthy: Chart) -> str:
 
 
 def read_sample(chart: Chart, healthy: Chart) -> str:
-    return "EOS masked" if "⏹" not in chart.sample and chart.sample[10:11] == " " else ""
+    return "EOS masked" if "■" not in chart.sample and chart.sample[10:11] == " " else ""
 
 
 READERS = {
@@ -104,7 +104,7 @@ def test_half_of_the_diseases_do_not_show_in_the_training_loss(seed):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_masked_end_runs_on_and_a_sound_run_stops(seed):
     found = charts(seed)
-    assert found[SOUND].sample.endswith("⏹") and "⏹" not in found["EOS masked"].sample
+    assert found[SOUND].sample.endswith("■") and "■" not in found["EOS masked"].sample
 
 
 def test_what_is_stored_is_whole_and_says_where_it_is_from():
