@@ -129,6 +129,22 @@ def collate(examples: Sequence[Example], pad_token_id: int) -> dict[str, Tensor]
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
+def pack(examples: Sequence[Example]) -> dict[str, Tensor]:
+    """The same batch as one row without padding: input_ids, position_ids and labels, each int64 (1, ΣT). Chapter 14.
+
+    Positions begin at 0 with each example; by that, and because there is no attention mask, transformers' models let no example look
+    into another. An example's first token is no target: what stands before it is another's end.
+    """
+    ids = [token for example in examples for token in example.input_ids]
+    positions = [position for example in examples for position in range(len(example.input_ids))]
+    labels = [label for example in examples for label in (IGNORE, *example.labels[1:])]
+    return {
+        "input_ids": torch.tensor([ids]),
+        "position_ids": torch.tensor([positions]),
+        "labels": torch.tensor([labels]),
+    }
+
+
 def _ids(text: str, tokenizer: Any) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])  # the template writes the special tokens
 
@@ -206,5 +222,5 @@ def mix(rows: Sequence[T], replay: Sequence[T], share: float, seed: int = 0) -> 
 
 __all__ = [
     "IGNORE", "PLAIN_TEMPLATE", "Example", "Message", "Row", "Splits", "collate", "encode", "encode_rows", "input_key", "mix",
-    "normalise", "prompt_ids", "read_rows", "render", "split",
+    "normalise", "pack", "prompt_ids", "read_rows", "render", "split",
 ]  # fmt: skip
