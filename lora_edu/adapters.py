@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lora_edu import fused
 from lora_edu.config import LoRAConfig
 from lora_edu.errors import AdapterError, MergeError, TargetError
 from lora_edu.layers import DEFAULT, AdapterState, LoRAEmbedding, LoRALayer, LoRALinear
@@ -135,6 +136,7 @@ def install(
             module = SavedModule(module, state)
             _replace(model, path, module)
         module.copies[name] = copy.deepcopy(module.original_module).requires_grad_(True)
+    fused.attach(model)
     state.configs[name] = config
     state.active = {name: 1.0}
     return model
@@ -181,6 +183,7 @@ def remove_adapter(model: nn.Module, name: str) -> None:
 def unload(model: nn.Module) -> nn.Module:
     """Take every adapter out and give the plain modules back; what was merged stays merged. Returns the same model. Chapter 07."""
     merged = bool(state_of(model).merged_layers)
+    fused.detach(model)
     for path, layer in lora_layers(model).items():
         _replace(model, path, layer.base_layer)
     for path, saved in saved_modules(model).items():

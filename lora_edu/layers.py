@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lora_edu import fused
 from lora_edu.config import LoRAConfig, scaling
 from lora_edu.errors import AdapterError, ConfigError, MergeError, TargetError
 
@@ -271,8 +272,21 @@ class LoRALinear(LoRALayer):
             nn.init.kaiming_uniform_(A, a=math.sqrt(5))  # U(±1/√in): what nn.Linear itself starts from
         nn.init.zeros_(B)
 
+    def part(self) -> fused.Part | None:
+        """This layer as the fast path sees it; None where only the plain formula of `forward` is right."""
+        speaking = self.speaking()
+        if type(self) is not LoRALinear or self.merged or len(speaking) > 1:
+            return None
+        if not speaking:
+            return fused.part(self.base_layer)
+        [(name, s)] = speaking
+        p = self.dropouts[name] if self.training else 0.0
+        return fused.part(self.base_layer, self.factors[0][name], self.factors[1][name], s, p)
+
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in) → (..., out), in the base layer's dtype."""
+        if fused.is_on() and (part := self.part()) is not None and fused.applies(x, part):
+            return fused.linear(x, part)  # the same numbers, with less kept for the backward pass
         base_output = self.base_layer(x)  # (..., out), bias included: the update never touches it
         if self.merged or not self.state.active:
             return base_output

@@ -1,0 +1,363 @@
+"""The fast path: an adapted matrix, and the gated MLP of Llama-shaped models, each as one step of autograd. Chapter 14.
+
+The plain formula of `layers` leaves bookkeeping to autograd, which keeps every operation's inputs. Here the backward pass is written
+out, and keeps only what it cannot do without:
+
+  y = x Wᵀ + b + s·(x Aᵀ) Bᵀ      keeps x and the thin x Aᵀ; adds in place; where dropout is on, its mask as bits
+  y = down(silu(gate(x)) · up(x))   keeps x, gate's output and up's; silu and the product are computed again
+
+Thin products are written in the orientation that BLAS likes, A xᵀ (r, n) and not x Aᵀ (n, r): up to four times as fast on a CPU.
+Nothing is approximated, and with B = 0 the output is the base's bit for bit. Under autocast weights and factors are cast as the
+plain formula casts them, in the forward pass and again in the backward pass, so that no copy of a weight is kept.
+
+`applies` says where this is right; everywhere else the plain formula runs. `disabled()` switches the fast path off.
+"""
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import cache
+from types import MethodType
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import Function, forward_ad
+from torch.nn.modules.module import _has_any_global_hook
+
+_on = False
+
+
+@contextmanager
+def switched(on: bool) -> Iterator[None]:
+    """Within the block the fast path is on (where it applies), or off everywhere."""
+    global _on
+    before, _on = _on, on
+    try:
+        yield
+    finally:
+        _on = before
+
+
+def disabled():
+    """Within the block every layer takes the plain path: for tests and benchmarks."""
+    return switched(False)
+
+
+def is_on() -> bool:
+    """Whether the fast path is taken where it applies."""
+    return _on
+
+
+# -- where it applies --------------------------------------------------------------------------------------------------
+class Part(NamedTuple):
+    """One matrix of a fused step: y = x Wᵀ + b + s·B(A drop(x)); A and B are None on a matrix without adapter."""
+
+    W: Tensor  # (out, in), frozen
+    b: Tensor | None  # (out,), frozen
+    A: Tensor | None = None  # (r, in)
+    B: Tensor | None = None  # (out, r)
+    s: float = 0.0
+    p: float = 0.0  # dropout of the adapter's input
+
+
+def part(
+    base: nn.Module, A: Tensor | None = None, B: Tensor | None = None, s: float = 0.0, p: float = 0.0
+) -> Part | None:
+    """The frozen linear layer `base` and its adapter as one Part; None when `base` is not exactly that, or something listens to it."""
+    if type(base) is not nn.Linear or listened_to(base):
+        return None
+    tensors = [t for t in (base.weight, base.bias, A, B) if t is not None]
+    if any(type(t) not in (Tensor, nn.Parameter) for t in tensors):  # sharded, quantised …: not what it looks like
+        return None
+    if base.weight.requires_grad or (base.bias is not None and base.bias.requires_grad):
+        return None
+    if A is not None and not (A.requires_grad and B is not None and B.requires_grad):  # one alone needs less kept
+        return None
+    return Part(base.weight, base.bias, A, B, s, p)
+
+
+def listened_to(module: nn.Module) -> bool:
+    """Whether a call of this module does more than its class's forward: hooks, or a forward put on the instance."""
+    own = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(own) or "forward" in module.__dict__ or _has_any_global_hook()
+
+
+def applies(x: Tensor, *parts: Part | None) -> bool:
+    """Whether these matrices may be one fused step on `x` now: a plain tensor, a backward pass to come, dtypes that fit."""
+    found = [m for m in parts if m is not None]
+    if not (_on and torch.is_grad_enabled()) or len(found) < len(parts) or not any(m.A is not None for m in found):
+        return False
+    if type(x) not in (Tensor, nn.Parameter) or x.layout != torch.strided:
+        return False
+    if (
+        torch.compiler.is_compiling()  # the compiler fuses by itself
+        or torch.jit.is_tracing()
+        or torch._C._are_functorch_transforms_active()  # vmap, grad, jvp …
+        or forward_ad._current_level >= 0
+        or not torch.amp.is_autocast_available(x.device.type)
+    ):
+        return False
+    if torch.is_autocast_enabled(x.device.type):  # which leaves float64 alone
+        return x.is_floating_point() and torch.float64 not in (x.dtype, *(m.W.dtype for m in found))
+    return all(m.W.dtype == x.dtype for m in found)
+
+
+# -- the arithmetic, on tensors of one device; n rows of x -------------------------------------------------------------
+def _autocast_off(x: Tensor) -> Any:
+    """Here every cast is written out."""
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+
+
+def _cast(tensor: Any, dtype: torch.dtype | None) -> Any:
+    return tensor if tensor is None or dtype is None else tensor.to(dtype)
+
+
+def _part(tensors: Iterable[Any], scales: tuple[float, float], dtype: torch.dtype | None) -> Part:
+    W, b, A, B = (_cast(tensor, dtype) for tensor in tensors)
+    return Part(W, b, A, B, *scales)
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.reshape(-1, x.shape[-1])  # (n, d)
+
+
+def _draw(x: Tensor, p: float) -> Tensor | None:
+    """(n, d) of 1 where dropout keeps a number and 0 elsewhere: the random numbers of `F.dropout` on a CPU, in the same order."""
+    return _flat(torch.empty_like(x).bernoulli_(1 - p)) if p else None
+
+
+def _pack(kept: Tensor | None) -> Tensor | None:
+    """Eight truth values in a byte: one 64-bit product moves the lowest bits of eight bytes next to each other."""
+    if kept is None:
+        return None
+    padded = F.pad(kept.to(torch.bool).reshape(-1), (0, -kept.numel() % 8))
+    return (padded.view(torch.int64) * 0x0102040810204080 >> 56).to(torch.uint8)
+
+
+def _unpack(bits: Tensor | None, x: Tensor) -> Tensor | None:
+    """The mask again, in the shape of `_flat(x)` and in x's dtype."""
+    if bits is None:
+        return None
+    spread = bits.to(torch.int64) * 0x0101010101010101 & (0x8040201008040201 - (1 << 64))  # bit k in byte k
+    return spread.view(torch.uint8).clamp_(max=1)[: x.numel()].view(-1, x.shape[-1]).to(x.dtype)
+
+
+def _add_product_(y: Tensor, low: Tensor, right: Tensor, s: float = 1.0) -> None:
+    """y += s · lowᵀ @ right in place: y (n, d), low (r, n), right (r, d). Factors may be wider than y: one rounding, at the end."""
+    if right.dtype == y.dtype:
+        y.addmm_(low.T, right, alpha=s)
+    else:
+        y.add_(low.T @ right, alpha=s)
+
+
+def _forward(x: Tensor, m: Part, kept: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """y (..., out) and A xᵀ (r, n), which the backward pass needs."""
+    y = F.linear(x, m.W, m.b).contiguous()
+    if m.A is None or m.B is None:
+        return y, None
+    low = m.A @ _input(x, m.A, kept).T
+    _add_product_(_flat(y), low, m.B.T, m.s / (1 - m.p))
+    return y, low
+
+
+def _input(x: Tensor, A: Tensor, kept: Tensor | None) -> Tensor:
+    """What A is applied to: (n, in), in A's dtype, dropped numbers 0; their scale 1/(1−p) is left to s."""
+    rows = _flat(x)
+    return (rows if kept is None else rows * kept).to(A.dtype)
+
+
+def _times(thin: Tensor | None, x: Tensor, m: Part, kept: Tensor | None) -> Tensor | None:
+    """dA (r, in)."""
+    return None if thin is None or m.A is None else thin @ _input(x, m.A, kept)
+
+
+def _backward(
+    dy: Tensor, m: Part, low: Tensor | None, kept: Tensor | None, dx: Tensor | None = None, wanted: bool = True
+) -> Any:
+    """From dy (n, out): dx (n, in), added to the one given; s·Bᵀdyᵀ (r, n), of which dA is made; and dB (out, r)."""
+    if wanted:
+        dx = dy @ m.W if dx is None else dx.addmm_(dy, m.W)
+    if m.A is None or m.B is None or low is None:
+        return dx, None, None
+    s, wide = m.s / (1 - m.p), dy.to(m.B.dtype)
+    thin = (m.B.T @ wide.T).mul_(s)
+    dB = (low @ wide).mul_(s).T.contiguous()
+    if dx is not None and kept is None:
+        _add_product_(dx, thin, m.A)
+    elif dx is not None and kept is not None:
+        dx.addcmul_((thin.T @ m.A).to(dx.dtype), kept)
+    return dx, thin, dB
+
+
+def _plain(x: Tensor, m: Part, kept: Tensor | None) -> Tensor:
+    """The same step in operations that autograd can follow, for a backward pass that is to be differentiated itself."""
+    y = F.linear(x, m.W, m.b)
+    if m.A is None or m.B is None:
+        return y
+    h = x if kept is None else x * kept.view(x.shape)
+    return torch.add(y, F.linear(F.linear(h.to(m.A.dtype), m.A), m.B), alpha=m.s / (1 - m.p)).to(y.dtype)
+
+
+def _differentiable(ctx: Any, step: Any, x: Tensor, tensors: Any, dy: Tensor) -> dict[int, Tensor]:
+    """Gradients by input number, with a graph of their own (double backward): the step is repeated the plain way."""
+    inputs = {i: t for i, t in enumerate((x, *tensors)) if ctx.needs_input_grad[i]}
+    with torch.enable_grad():
+        found = torch.autograd.grad(step(), list(inputs.values()), dy, create_graph=True)
+    return dict(zip(inputs, found))
+
+
+# -- one matrix --------------------------------------------------------------------------------------------------------
+def linear(x: Tensor, m: Part) -> Tensor:
+    """x (..., in) → (..., out) through one adapted matrix, as one step of autograd. Ask `applies` first."""
+    return _Linear.apply(x, m.W, m.b, m.A, m.B, m.s, m.p, _autocast_dtype(x))
+
+
+def _autocast_dtype(x: Tensor) -> torch.dtype | None:
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+
+
+class _Linear(Function):
+    @staticmethod
+    def forward(ctx: Any, x, W, b, A, B, s, p, dtype):
+        ctx.scales, ctx.dtype = (s, p), dtype
+        with _autocast_off(x):
+            m, kept = _part((W, b, A, B), (s, p), dtype), _cast(_draw(x, p), dtype)
+            y, low = _forward(_cast(x, dtype), m, kept)
+            ctx.save_for_backward(x, W, b, A, B, low, _pack(kept))
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy):
+        x, *tensors, low, bits = ctx.saved_tensors
+        with _autocast_off(x):
+            m, xc = _part(tensors, ctx.scales, ctx.dtype), _cast(x, ctx.dtype)
+            kept = _unpack(bits, xc)
+            if torch.is_grad_enabled():
+                found = _differentiable(ctx, lambda: _plain(xc, m, kept), x, tensors, dy)
+                return *(found.get(i) for i in range(5)), None, None, None
+            dx, thin, dB = _backward(_flat(dy), m, low, kept, wanted=ctx.needs_input_grad[0])
+            dA = _times(thin, xc, m, kept)
+        return None if dx is None else dx.view(x.shape), None, None, dA, dB, None, None, None
+
+
+# -- the gated MLP -----------------------------------------------------------------------------------------------------
+GATE_UP_DOWN = ("gate_proj", "up_proj", "down_proj")
+_FORMULA = "self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))"
+
+
+class _GatedMLP(Function):
+    @staticmethod
+    def forward(ctx: Any, x, scales, dtype, *tensors):
+        ctx.scales, ctx.dtype = scales, dtype
+        with _autocast_off(x):
+            gate, up, down = _parts(tensors, scales, dtype)
+            xc = _cast(x, dtype)
+            kept_gate = _cast(_draw(x, gate.p), dtype)
+            g, low_gate = _forward(xc, gate, kept_gate)
+            kept_up = _cast(_draw(x, up.p), dtype)
+            u, low_up = _forward(xc, up, kept_up)
+            h = F.silu(g).mul_(u)
+            kept_down = _draw(h, down.p)
+            y, low_down = _forward(h, down, kept_down)
+            bits = map(_pack, (kept_gate, kept_up, kept_down))
+            ctx.save_for_backward(x, g, u, low_gate, low_up, low_down, *bits, *tensors)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy):
+        x, g, u, low_gate, low_up, low_down, *bits, wg, bg, ag, Bg, wu, bu, au, Bu, wd, bd, ad, Bd = ctx.saved_tensors
+        tensors = (wg, bg, ag, Bg, wu, bu, au, Bu, wd, bd, ad, Bd)
+        with _autocast_off(x):
+            gate, up, down = _parts(tensors, ctx.scales, ctx.dtype)
+            xc = _cast(x, ctx.dtype)
+            kept_gate, kept_up, kept_down = (_unpack(b, t) for b, t in zip(bits, (xc, xc, g)))
+            if torch.is_grad_enabled():
+
+                def step() -> Tensor:
+                    h = F.silu(_plain(xc, gate, kept_gate)) * _plain(xc, up, kept_up)
+                    return _plain(h, down, kept_down)
+
+                inputs = (None, None, *tensors)  # numbered as forward's arguments are
+                found = _differentiable(ctx, step, x, inputs, dy)
+                return tuple(found.get(i) for i in range(15))
+            g, u = _flat(g), _flat(u)
+            dh, thin_down, dB_down = _backward(_flat(dy), down, low_down, kept_down)
+            a = F.silu(g)
+            du = dh * a
+            dA_down = _times(thin_down, a.mul_(u), down, kept_down)
+            dg = torch.ops.aten.silu_backward(dh.mul_(u), g)  # dh is ours; g and u may be asked for again
+            wanted = ctx.needs_input_grad[0]
+            dx, thin_gate, dB_gate = _backward(dg, gate, low_gate, kept_gate, wanted=wanted)
+            dx, thin_up, dB_up = _backward(du, up, low_up, kept_up, dx, wanted)
+            dA_gate, dA_up = _times(thin_gate, xc, gate, kept_gate), _times(thin_up, xc, up, kept_up)
+        dx = None if dx is None else dx.view(x.shape)
+        return (
+            dx, None, None,
+            None, None, dA_gate, dB_gate,
+            None, None, dA_up, dB_up,
+            None, None, dA_down, dB_down,
+        )  # fmt: skip
+
+
+def _parts(tensors: Any, scales: Any, dtype: torch.dtype | None) -> list[Part]:
+    return [_part(tensors[4 * i : 4 * i + 4], scales[i], dtype) for i in range(3)]
+
+
+def gated_parts(mlp: Any) -> list[Part] | None:
+    """Gate, up and down of an MLP on which `attach` was, if they may be one step; None if the MLP has to run its own forward."""
+    if (type(mlp.act_fn) is not nn.SiLU and type(mlp.act_fn).__name__ != "SiLUActivation") or listened_to(mlp.act_fn):
+        return None
+    parts = []
+    for module in (getattr(mlp, name) for name in GATE_UP_DOWN):
+        plain = type(module) is nn.Linear
+        found = (
+            part(module) if plain else module.part() if hasattr(module, "part") and not listened_to(module) else None
+        )
+        if found is None:
+            return None
+        parts.append(found)
+    return parts if any(m.A is not None for m in parts[:2]) else None  # else x need not be kept
+
+
+def forward(self: Any, x: Tensor) -> Tensor:
+    """The forward that `attach` puts on an MLP: one fused step where that is right, else what its class says."""
+    parts = gated_parts(self) if _on and torch.is_grad_enabled() else None
+    if parts is None or not applies(x, *parts):
+        return type(self).forward(self, x)
+    tensors = (t for m in parts for t in m[:4])
+    return _GatedMLP.apply(x, [m[4:] for m in parts], _autocast_dtype(x), *tensors)
+
+
+def attach(model: nn.Module) -> None:
+    """Give every gated MLP of `model` the fused forward, on the instance: its class, its name and its children stay as they are."""
+    for module in model.modules():
+        kind: Any = type(module)
+        named = all(hasattr(module, name) for name in (*GATE_UP_DOWN, "act_fn"))
+        if named and "forward" not in module.__dict__ and is_gated_mlp(kind):
+            module.forward = MethodType(forward, module)
+
+
+@cache
+def is_gated_mlp(kind: Any) -> bool:
+    """Whether a class's forward is, read word for word, down(act(gate(x)) · up(x)) and nothing else."""
+    try:
+        function: Any = ast.parse(textwrap.dedent(inspect.getsource(kind.forward))).body[0]
+    except (OSError, TypeError, SyntaxError):
+        return False  # what it computes cannot be read
+    return [a.arg for a in function.args.args] == ["self", "x"] and ast.unparse(function.body) in (
+        f"return {_FORMULA}",
+        f"down_proj = {_FORMULA}\nreturn down_proj",
+    )
+
+
+def detach(model: nn.Module) -> None:
+    """Take away what `attach` put in."""
+    for module in model.modules():
+        if getattr(module.__dict__.get("forward"), "__func__", None) is forward:
+            del module.forward
