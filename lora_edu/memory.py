@@ -6,8 +6,8 @@ so `sketch` builds a 7B model on the meta device, where tensors have no content.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -53,7 +53,8 @@ class Ledger:
     """Bytes of one training step. Their sum bounds the peak from above but for passing workspace: gradients come as activations go.
 
     trainable and parameters are counts; file is the size of what is saved (the adapter, or the whole model); parts splits the
-    activations (predicted ledgers only); peak is the largest allocation seen (measured on CUDA only).
+    activations (predicted ledgers only); peak is the largest allocation seen (measured on CUDA only); gathered is how much of weights
+    and gradients a process holds for a moment only (sharded models only).
     """
 
     weights: int
@@ -65,6 +66,7 @@ class Ledger:
     file: int
     parts: Mapping[str, int] = field(default_factory=dict)
     peak: int | None = None
+    gathered: int = 0
 
     @property
     def total(self) -> int:
@@ -82,6 +84,8 @@ class Ledger:
     def _rows(self) -> list[tuple[str, str]]:
         rows = [(name, megabytes(size)) for name, size in self.entries().items()]
         rows[3:] = [rows[3], *((f"  {part}", megabytes(size)) for part, size in self.parts.items())]
+        if self.gathered:
+            rows.insert(2, ("  of both, for a moment", megabytes(self.gathered)))
         rows.append(("sum", megabytes(self.total)))
         if self.peak is not None:
             rows.append(("largest allocation", megabytes(self.peak)))
@@ -162,7 +166,7 @@ def predict(
     parts = predict_activations(model, Batch(batch_size, seq_len, answers, padded, autocast), gradient_checkpointing)
     trained = [p for p in model.parameters() if p.requires_grad]
     gradients = sum(p.nbytes for p in trained)
-    state = {"adamw": 2 * gradients + 4 * len(trained), "sgd": 0}  # two moments, and a step count a tensor
+    state = {"adamw": _adamw(gradients, len(trained)), "sgd": 0}
     if optimizer not in state:
         raise ConfigError(f"The optimiser {optimizer!r} is not known here. Known: {', '.join(state)}.")
     return Ledger(
@@ -174,6 +178,43 @@ def predict(
         parameters=sum(p.numel() for p in model.parameters()),
         file=file_bytes(model),
         parts=parts,
+    )
+
+
+def _adamw(gradients: int, tensors: int) -> int:
+    """Bytes of AdamW's state: two moments, and a step count a tensor."""
+    return 2 * gradients + 4 * tensors
+
+
+def sharded(ledger: Ledger, model: nn.Module, processes: int) -> Ledger:
+    """The ledger of one process among `processes` that share a model under FSDP2 (`fully_shard` on each block, then on the model).
+
+    Chapter 14. Weights, gradients and optimiser state are split by rows of each tensor, exactly as the first process holds them (the
+    others hold as much or less). Activations are not split: `ledger` is that of one process's own micro-batch. `gathered` is what
+    stands whole for a moment, an upper bound found on CPUs (benchmarks/processes.py): what lies outside the blocks; with it, either
+    its own parts and the first block with its parts, or the block at work and the next one, both with theirs; and the gradients of a
+    block five times, or of what lies outside four times, on their way to their owners.
+    """
+
+    def split(parameters: Iterable[nn.Parameter]) -> int:
+        return sum(-(-p.shape[0] // processes) * p.nbytes // p.shape[0] for p in parameters)
+
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    blocks = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    block = max((weight_bytes(block) for block in blocks), default=0)
+    outside = weight_bytes(model) - sum(map(weight_bytes, blocks))
+    trained = [p for p in model.parameters() if p.requires_grad]
+    in_blocks = [sum(p.nbytes for p in block.parameters() if p.requires_grad) for block in blocks]
+    outside_trained = sum(p.nbytes for p in trained) - sum(in_blocks)
+    weights = outside + max(outside + 2 * block, 4 * block)
+    gradients = max(5 * max(in_blocks, default=0), 4 * outside_trained)
+    return replace(
+        ledger,
+        weights=split(model.parameters()) + weights,
+        gradients=split(trained) + gradients,
+        optimizer=_adamw(split(trained), len(trained)) if ledger.optimizer else 0,
+        gathered=weights + gradients,
     )
 
 

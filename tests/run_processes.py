@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 
@@ -36,6 +37,9 @@ from lora_edu.sharded import is_sharded, whole
 from lora_edu.train_plan import step_rows
 from lora_edu.train_processes import new_accelerator
 from lora_edu.trainer import Callback, TrainConfig, Trainer
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+from processes import count_ddp, count_fsdp
 
 WAYS = ("ddp", "fsdp")
 # 9 rows in steps of 8 and 1: the last micro-batch of an epoch leaves process 1 without a share. Rank 3: shards of 2 and 1.
@@ -180,15 +184,36 @@ def shards(folder: Path) -> None:
     run.eval_examples = None
     run.train()
     parameters = dict(run.model.named_parameters())
-    state = [t for p in run.parameters.values() for key, t in run.optimizer.state[p].items() if key != "step"]
+    state = [t for p in run.parameters.values() for t in run.optimizer.state[p].values()]
     leave(
-        folder, "shards", run, sharded=all(map(is_sharded, parameters.values())), moments=all(map(is_sharded, state)),
+        folder, "shards", run, sharded=all(map(is_sharded, parameters.values())), moments=sum(map(is_sharded, state)) == 2 * len(run.parameters),
         numbers=sum(p.numel() for p in parameters.values()), here=sum(p.to_local().numel() for p in parameters.values()),
-        wrapped=type(run.model).__name__,
+        wrapped=type(run.model).__name__, weights=kept(parameters.values()), gradients=kept(run.parameters.values()),
+        optimizer=kept(state),
     )  # fmt: skip
 
 
-class Counter(nn.Module):
+def kept(tensors) -> int:
+    """Bytes of this process's parts."""
+    return sum((t.to_local() if is_sharded(t) else t).nbytes for t in tensors)
+
+
+def volume(folder: Path) -> None:
+    """What is sent in a step of two micro-batches, counted as the benchmark counts it."""
+    counted = {}
+    for name, way, full in (("adapters", "ddp", False), ("all", "ddp", True), ("sharded", "fsdp", False)):
+        run = trainer(way, None, max_steps=1)
+        run.eval_examples = None
+        if full:
+            run = Trainer(make_tiny_llama(), run.examples, run.loss_fn, run.config, collate=batch, progress=False)
+        counts: Counter = Counter()
+        (count_fsdp if way == "fsdp" else count_ddp)(run.model, counts)
+        run.train()
+        counted[name] = dict(counts)
+    leave(folder, "volume", **counted)
+
+
+class RowCounter(nn.Module):
     """A parameter a row, whose gradient says how often the row was seen."""
 
     def __init__(self, count: int) -> None:
@@ -223,7 +248,7 @@ def every_row_once(folder: Path) -> None:
         )  # fmt: skip
         tally = Tally()
         Trainer(
-            Counter(count), list(range(count)), lambda model, rows: LossSum(model(rows).sum(), len(rows)), config,
+            RowCounter(count), list(range(count)), lambda model, rows: LossSum(model(rows).sum(), len(rows)), config,
             collate=torch.tensor, callbacks=[tally], progress=False,
         ).train()  # fmt: skip
         tallies[f"{count} rows, {batch_size} x {accumulation}"] = tally.seen.tolist()
@@ -320,6 +345,7 @@ def living(folder: Path) -> None:
     sharded_by_accelerate(folder)
     refused(folder)
     shards(folder)
+    volume(folder)
     every_row_once(folder)
     progress(folder)
     stopped_by_one(folder)

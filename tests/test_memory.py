@@ -1,11 +1,14 @@
 """The ledger: predictions against what a real step allocates and a real file weighs."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from conftest import make_tiny_llama
 from safetensors.torch import save_file
 
-from lora_edu import checkpoint, memory
+from lora_edu import checkpoint, fused, memory
 from lora_edu.adapters import inject, set_adapter
 from lora_edu.config import LoRAConfig
 from lora_edu.errors import ConfigError
@@ -33,6 +36,7 @@ def batch(padded: bool) -> tuple[dict[str, torch.Tensor], int]:
     return {"input_ids": ids, "labels": labels, "attention_mask": mask}, int((labels[:, 1:] != -100).sum())
 
 
+@pytest.mark.parametrize("fast", [False, True], ids=["plain", "fused"])
 @pytest.mark.parametrize("adapter", ADAPTERS)
 @pytest.mark.parametrize(
     "setting",
@@ -48,7 +52,12 @@ def batch(padded: bool) -> tuple[dict[str, torch.Tensor], int]:
     ],
     ids=lambda setting: ", ".join(str(value).removeprefix("torch.") if key == "dtype" else key for key, value in setting.items()) or "fp32",
 )  # fmt: skip
-def test_predicted_equals_measured(adapter, setting):
+def test_predicted_equals_measured(adapter, setting, fast):
+    with fused.switched(fast):
+        predicted_equals_measured(adapter, setting)
+
+
+def predicted_equals_measured(adapter, setting):
     model = make_tiny_llama(dtype=setting.get("dtype", torch.float32))
     if ADAPTERS[adapter]:
         inject(model, ADAPTERS[adapter])
@@ -152,3 +161,35 @@ def test_readable():
     assert html.startswith("<table>") and html.count("<tr>") == len(text.splitlines())
     assert [megabytes(size) for size in (12, 9_770_000, 538_000_000, 27e9)] == ["12 B", "9.77 MB", "538 MB", "27 GB"]
     assert set(ledger.to_dict()) >= {"weights", "gradients", "optimizer", "activations", "parts"}
+
+
+def test_a_sharded_ledger_keeps_the_share_and_what_is_whole_for_a_moment():
+    """Against what `benchmarks/processes.py` has found on the real model with four processes, full fine-tuning and LoRA."""
+    stored = json.loads((Path(__file__).parents[1] / "benchmarks" / "results" / "processes.json").read_text())
+    for name, lora in (("full fine-tuning", None), ("all-linear r=8", LoRAConfig(r=8))):
+        found, model = stored["fsdp"][name], sketch("smollm2-135m", lora)
+        whole = predict(model, 1, stored["tokens"])
+        ledger = memory.sharded(whole, model, stored["processes"])
+        assert ledger.entries() | {"gathered": ledger.gathered} == found["expected"]
+        kept = found["kept"]["weights"] + found["kept"]["optimizer"]
+        assert 0.85 * ledger.total < kept + found["transient"] < ledger.total
+        assert (
+            found["kept"]["optimizer"] == ledger.optimizer
+            and whole.gradients == stored["ddp"][name]["payload"]["summed"]
+        )
+
+
+def test_sharding_among_more_processes_leaves_less_to_each():
+    model = sketch("llama-2-7b", LoRAConfig(r=8), torch.bfloat16)
+    whole = predict(model, 1, 512, gradient_checkpointing=True)
+    totals = [memory.sharded(whole, model, n).total for n in (2, 4, 8, 16)]
+    assert totals == sorted(totals, reverse=True) and totals[0] < whole.total
+    assert str(memory.sharded(whole, model, 8)).splitlines()[2].split() == [
+        "of",
+        "both,",
+        "for",
+        "a",
+        "moment",
+        "2.17",
+        "GB",
+    ]

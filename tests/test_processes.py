@@ -14,7 +14,7 @@ from run_processes import At, adapted, terminate, trainer, words_of
 from safetensors.torch import load_file
 from test_trainer import farthest
 
-from lora_edu import checkpoint
+from lora_edu import checkpoint, memory
 from lora_edu.adapters import adapter_parameters
 
 pytestmark = [
@@ -145,6 +145,30 @@ def test_fsdp_shards_every_weight_and_moment(runs):
     assert zero["sharded"] and zero["moments"] and zero["wrapped"] == "FSDPLlamaForCausalLM"
     assert zero["numbers"] == sum(p.numel() for p in adapted().parameters()) == zero["here"] + one["here"]
     assert max(zero["here"], one["here"]) < 0.52 * zero["numbers"]
+
+
+def test_what_a_process_keeps_is_what_the_ledger_says(runs):
+    model = adapted()
+    ledger = memory.sharded(memory.predict(model, 2, 7), model, processes=2)
+    found = of(runs, "shards")
+    assert found["weights"] + found["gradients"] == ledger.weights + ledger.gradients - ledger.gathered
+    assert found["optimizer"] == ledger.optimizer
+
+
+def test_lora_sends_its_gradients_once_a_step_and_fsdp_the_base_as_well(runs):
+    counted, model = of(runs, "volume"), adapted()
+    trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    assert counted["adapters"] == {"summed": trained}
+    assert counted["all"] == {"summed": sum(p.nbytes for p in run_processes.make_tiny_llama().parameters())}
+
+    def padded(parameters) -> int:  # to rows that two processes can share
+        return sum(-(-p.shape[0] // 2) * 2 * p.nbytes // p.shape[0] for p in parameters)
+
+    everything, blocks = padded(model.parameters()), padded(model.model.layers.parameters())
+    assert counted["sharded"] == {
+        "gathered": 2 * (everything + blocks),  # two micro-batches: forward, and the blocks once more on the way back
+        "scattered": 2 * padded(p for p in model.parameters() if p.requires_grad),
+    }
 
 
 def test_progress_and_warnings_come_from_one_process(runs):
