@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lora_edu import fused
 from lora_edu.errors import ConfigError
-from lora_edu.layers import LoRALayer
+from lora_edu.layers import LoRALayer, LoRALinear
 
 PARTS = (
     "residual stream and norms",
@@ -91,7 +92,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Matrix:
-    """A linear layer as the backward pass sees it. `rank` is that of its adapters together, 0 without."""
+    """A linear layer as the backward pass sees it. `rank` is that of its adapters together, 0 without; `fast`: one fused step."""
 
     n_in: int
     n_out: int
@@ -99,9 +100,10 @@ class Matrix:
     rank: int
     dropout: bool
     adapters: int
+    fast: bool
 
     @classmethod
-    def of(cls, module: nn.Module) -> "Matrix":
+    def of(cls, module: nn.Module, autocast: bool) -> "Matrix":
         linear: Any = module.base_layer if isinstance(module, LoRALayer) else module
         n_out, n_in = linear.weight.shape
         rank = adapters = 0
@@ -111,7 +113,9 @@ class Matrix:
                 A = module.factors[0][name]
                 if A.requires_grad:
                     rank, adapters, dropout = rank + A.shape[0], adapters + 1, dropout or module.dropouts[name] > 0
-        return cls(n_in, n_out, linear.weight.requires_grad, rank, dropout, adapters)
+        part = module.part() if fused.is_on() and isinstance(module, LoRALinear) else None
+        fast = part is not None and rank > 0 and not (autocast and linear.weight.dtype == torch.float64)
+        return cls(n_in, n_out, linear.weight.requires_grad, rank, dropout, adapters, fast)
 
     @property
     def wanted(self) -> bool:
@@ -143,6 +147,9 @@ class Tally(Counter[str]):
         casts = self.batch.autocast and size != 2  # autocast makes a bf16 copy for each product
         for matrix in matrices:
             width = n * matrix.n_in
+            if matrix.fast:
+                self.mask(matrix, n)
+                continue
             if matrix.trains and casts:
                 self["inputs of trained matrices"] += width * 2
             if matrix.rank:
@@ -162,11 +169,15 @@ class Tally(Counter[str]):
                 )
         as_it_is = [
             m for m in matrices
-            if not casts and (m.trains or (m.rank and not m.dropout and (self.batch.autocast or self.factor == size)))
+            if m.fast or (not casts and (m.trains or (m.rank and not m.dropout and (self.batch.autocast or self.factor == size))))
         ]  # fmt: skip
         if as_it_is and not saved:
             self["inputs of trained matrices"] += n * as_it_is[0].n_in * size
         return flow or any(matrix.wanted for matrix in matrices)
+
+    def mask(self, matrix: Matrix, n: int) -> None:
+        """What a fused step keeps beside its input: which of the n rows' numbers dropout took, a bit each."""
+        self["dropout"] += -(-n * matrix.n_in // 8) if matrix.dropout else 0
 
     def attention(self, heads: int, kv_heads: int, width: int) -> None:
         """Fused attention keeps q, k, v, its output and a number a head and token; a padding mask has keys and values repeated."""
@@ -203,8 +214,8 @@ def predict_activations(model: nn.Module, batch: Batch, gradient_checkpointing: 
     for layer in layers:
         block = Tally(batch, size)
         attention, mlp = layer.self_attn, layer.mlp
-        q, k, v, o = (Matrix.of(getattr(attention, f"{name}_proj")) for name in "qkvo")
-        gate, up, down = (Matrix.of(getattr(mlp, f"{name}_proj")) for name in ("gate", "up", "down"))
+        q, k, v, o = (Matrix.of(getattr(attention, f"{name}_proj"), batch.autocast) for name in "qkvo")
+        gate, up, down = (Matrix.of(getattr(mlp, name), batch.autocast) for name in fused.GATE_UP_DOWN)
         block.norm(d, layer.input_layernorm.weight.requires_grad, flow)
         inputs = flow or layer.input_layernorm.weight.requires_grad
         attended = block.linear([q, k, v], n, size, inputs)
@@ -214,11 +225,17 @@ def predict_activations(model: nn.Module, batch: Batch, gradient_checkpointing: 
         block.norm(d, layer.post_attention_layernorm.weight.requires_grad, flow)
         inputs = flow or layer.post_attention_layernorm.weight.requires_grad
         gated, lifted = (inputs or matrix.wanted for matrix in (gate, up))
-        block.linear([gate, up], n, size, inputs)
-        block["MLP"] += (
-            n * config.intermediate_size * block.out * (2 * gated + lifted)
-        )  # gate's output and up's; silu(gate)
-        flow = block.linear([down], n, block.out, gated or lifted) or flow
+        one_step = (gate.fast or up.fast) and fused.attached(mlp) and fused.gated_parts(mlp) is not None
+        wide = n * config.intermediate_size * block.out
+        if one_step:
+            block.linear([m for m in (gate, up) if m.fast], n, size, inputs)
+            block.mask(down, n)
+            block["MLP"] += 2 * wide  # gate's output and up's
+            flow = True
+        else:
+            block.linear([gate, up], n, size, inputs)
+            block["MLP"] += wide * (2 * gated + lifted)  # gate's output and up's; silu(gate)
+            flow = block.linear([down], n, block.out, gated or lifted) or flow
         blocks.append(block)
     if gradient_checkpointing:
         largest: Tally = max(blocks, key=lambda block: sum(block.values()))
@@ -236,7 +253,7 @@ def predict_activations(model: nn.Module, batch: Batch, gradient_checkpointing: 
             )  # the rotation's cosines and sines, one table for all layers
     final_trains = inner.norm.weight.requires_grad
     tally.norm(d, final_trains, flow)
-    tally.linear([Matrix.of(model.get_submodule("lm_head"))], batch.answers, size, flow or final_trains)
+    tally.linear([Matrix.of(model.get_submodule("lm_head"), batch.autocast)], batch.answers, size, flow or final_trains)
     tally["logits"] += batch.answers * (config.vocab_size * max(4, size) + 8)  # log-probabilities and targets
     return {part: tally[part] for part in PARTS if tally[part]}
 
