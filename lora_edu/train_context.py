@@ -1,17 +1,26 @@
 """What a run changes around itself and gives back at its end: modes, gradient checkpointing, random generators, threads, Ctrl-C."""
 
 import contextlib
+import os
 import signal
 import threading
+import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import set_seed
 from torch import nn
+from tqdm.auto import tqdm
 
+from lora_edu.device import Precision, fastest_settings
 from lora_edu.errors import TrainingError
 from lora_edu.losses import unwrap
+from lora_edu.train_processes import of_the_first
 from lora_edu.train_state import capture_rng, restore_rng
+
+if TYPE_CHECKING:
+    from lora_edu.trainer import Trainer
 
 
 @contextlib.contextmanager
@@ -94,3 +103,46 @@ def interrupt_asked() -> Iterator[threading.Event]:
         for number, old in before.items():
             fallback = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
             signal.signal(number, fallback if old is None else old)  # None: one that was not set from Python
+
+
+@contextlib.contextmanager
+def surroundings(trainer: "Trainer") -> Iterator[threading.Event]:
+    """What a run changes around it and gives back; yields the flag that Ctrl-C raises."""
+    with (
+        own_rng(),
+        num_threads(trainer.threads),
+        modes(trainer.model, training=True),
+        checkpointing(trainer.model, trainer.config.gradient_checkpointing),
+        interrupt_asked() as interrupted,
+        warnings.catch_warnings(),
+    ):
+        if not trainer.accelerator.is_main_process:
+            warnings.simplefilter("ignore")  # one process says it for all
+        if trainer.rng is None:
+            set_seed(trainer.config.seed + trainer.accelerator.process_index)
+        else:
+            restore_rng(trainer.rng)
+        trainer.rng = None
+        try:
+            yield interrupted
+        finally:
+            trainer.rng = capture_rng()
+            trainer.optimizer.zero_grad(set_to_none=True)
+
+
+def precision_and_threads(trainer: "Trainer") -> tuple[Precision, int]:
+    """What the config says, or what was faster here; the same in all processes."""
+    if trainer.config.precision != "auto":
+        return trainer.config.precision, torch.get_num_threads()
+    settings = of_the_first(fastest_settings())
+    exact = any(p.dtype == torch.float64 for p in trainer.model.parameters())  # nobody asks for float64 to lose it
+    return ("fp32" if exact else settings.precision), settings.threads
+
+
+def progress_bar(trainer: "Trainer") -> tqdm:
+    """One bar for all processes, none where a callback draws the progress or nobody wants to see it."""
+    # tqdm's own switch, which its notebook form overlooks.
+    switched_off = os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
+    shown = trainer.progress and not any(callback.shows_progress for callback in trainer.callbacks)
+    hidden = switched_off or not (shown and trainer.accelerator.is_main_process)
+    return tqdm(total=trainer.total_steps, initial=trainer.step, desc="training", unit="step", disable=hidden)

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 
 from lora_edu.callbacks import History
 from lora_edu.disk import room_for
-from lora_edu.errors import TrainingError
+from lora_edu.errors import DiskFullError, TrainingError
 from lora_edu.losses import unwrap
 from lora_edu.sharded import as_shards, whole
-from lora_edu.train_processes import gathered
+from lora_edu.train_processes import gathered, of_the_first
 
 if TYPE_CHECKING:
     from lora_edu.trainer import Trainer
@@ -254,6 +254,42 @@ def write_checkpoint(folder: Path, state: State) -> None:
     _flush(output_dir)
     for old in [*checkpoints(output_dir)[KEEP:], *output_dir.glob(f"{UNFINISHED}*")]:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def save_checkpoint(trainer: "Trainer") -> Path:
+    """`Trainer.save`: all processes take part, the first one writes, and all know whether there was room."""
+    if trainer.output_dir is None:
+        raise TrainingError("The config has no output_dir to save to.")
+    folder = trainer.output_dir / checkpoint_name(trainer.step)
+    state = snapshot(trainer)
+    full = ""
+    if trainer.accelerator.is_main_process:
+        try:
+            write_checkpoint(folder, state)
+        except DiskFullError as error:
+            full = str(error)
+    if full := of_the_first(full):
+        raise DiskFullError(full)
+    return folder
+
+
+def save_or_warn(trainer: "Trainer") -> None:
+    """A checkpoint on the way: a full disk is no reason to lose the run, and there may be room for the next one."""
+    try:
+        save_checkpoint(trainer)
+    except DiskFullError as error:
+        warnings.warn(f"Nothing was saved after step {trainer.step}; the run goes on. {error}", stacklevel=3)
+
+
+def save_for_later(trainer: "Trainer") -> str:
+    """Saves an interrupted run, if it can be saved; says how to go on with it."""
+    stopped, here = f"Stopped after step {trainer.step}", "train() of the same trainer goes on"
+    if trainer.output_dir is None:
+        return f"{stopped}. {here}; there is no output_dir to save to."
+    try:
+        return f"{stopped} and saved {save_checkpoint(trainer)}. To go on: {trainer.resume_hint}"
+    except DiskFullError as error:
+        return f"{stopped}, but could not save. {error} Then save() saves, or {here}."
 
 
 def checkpoints(output_dir: Path) -> list[Path]:

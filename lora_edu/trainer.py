@@ -7,40 +7,36 @@ torch's own autocast, and checkpoints are ours (`train_state`), because `acceler
 import contextlib
 import functools
 import itertools
-import os
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object, send_to_device, set_seed
+from accelerate.utils import gather_object, send_to_device
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from lora_edu.callbacks import Callback, History, Record
-from lora_edu.device import Precision, fastest_settings
-from lora_edu.errors import DiskFullError, TrainingError
+from lora_edu.errors import TrainingError
 from lora_edu.losses import LossSum, unwrap
 from lora_edu.sharded import put, reshard, whole
 from lora_edu.train_checks import all_finite, check_first_gradients, check_graph, explain_bad_number
-from lora_edu.train_context import checkpointing, interrupt_asked, modes, num_threads, own_rng
+from lora_edu.train_context import modes, precision_and_threads, progress_bar, surroundings
 from lora_edu.train_failures import in_clear_words
 from lora_edu.train_plan import TrainConfig, lr_factor, step_rows, steps_per_epoch, total_steps
-from lora_edu.train_processes import any_process, distribute, new_accelerator, of_the_first
+from lora_edu.train_processes import any_process, distribute, new_accelerator
 from lora_edu.train_state import (
     State,
     capture_rng,
-    checkpoint_name,
     checkpoints,
     newest_checkpoint,
     restore,
     restore_rng,
     run_identity,
-    snapshot,
-    write_checkpoint,
+    save_checkpoint,
+    save_for_later,
+    save_or_warn,
 )
 
 __all__ = ["Callback", "History", "LossSum", "TrainConfig", "Trainer"]
@@ -96,7 +92,7 @@ class Trainer:
         self.total_steps = total_steps(len(examples), self.config)
         self.learning_rate = self.config.learning_rate  # the schedule's peak; a callback may change it
         self.history = History()
-        self.precision, self.threads = self._precision_and_threads()
+        self.precision, self.threads = precision_and_threads(self)
         self.best_weights: dict[str, Tensor] | None = None
         self.rng: State | None = None  # where the run's random generators stand, while it does not run
         self.seconds = 0.0  # spent so far
@@ -124,7 +120,7 @@ class Trainer:
                 f"{self.output_dir} holds checkpoints of an earlier run: go on with resume(), or train into another output_dir."
             )
         self._started = time.perf_counter() - self.seconds
-        with in_clear_words(self), self._surroundings() as self._interrupted, self._watched(), self._bar() as bar:
+        with in_clear_words(self), surroundings(self) as self._interrupted, self._watched(), progress_bar(self) as bar:
             while self.step < self.total_steps and not self.history.stopped:
                 record = self._train_step()
                 self.seconds = record["seconds"] = round(time.perf_counter() - self._started, 3)
@@ -138,12 +134,12 @@ class Trainer:
                 if self.step == self.total_steps or self.history.stopped:
                     break
                 if interrupted:
-                    raise KeyboardInterrupt(self._save_for_later())
+                    raise KeyboardInterrupt(save_for_later(self))
                 if self.config.save_every and self.step % self.config.save_every == 0:
-                    self._save_or_warn()
+                    save_or_warn(self)
             self.stop("finished")
             if self.output_dir:
-                self._save_or_warn()
+                save_or_warn(self)
             if self.best_weights is not None:
                 self.put(self.best_weights)
             self._tell("on_train_end", self.history)
@@ -316,77 +312,12 @@ class Trainer:
 
         Raises DiskFullError when there is no room; earlier checkpoints are then still there, and the run can go on.
         """
-        if self.output_dir is None:
-            raise TrainingError("The config has no output_dir to save to.")
-        folder = self.output_dir / checkpoint_name(self.step)
-        state = snapshot(self)
-        full = ""
-        if self.accelerator.is_main_process:
-            try:
-                write_checkpoint(folder, state)
-            except DiskFullError as error:
-                full = str(error)
-        if full := of_the_first(full):
-            raise DiskFullError(full)
-        return folder
-
-    def _save_or_warn(self) -> None:
-        try:
-            self.save()
-        except DiskFullError as error:
-            warnings.warn(f"Nothing was saved after step {self.step}; the run goes on. {error}", stacklevel=2)
-
-    def _save_for_later(self) -> str:
-        stopped, here = f"Stopped after step {self.step}", "train() of the same trainer goes on"
-        if self.output_dir is None:
-            return f"{stopped}. {here}; there is no output_dir to save to."
-        try:
-            return f"{stopped} and saved {self.save()}. To go on: {self.resume_hint}"
-        except DiskFullError as error:
-            return f"{stopped}, but could not save. {error} Then save() saves, or {here}."
+        return save_checkpoint(self)
 
     # --- surroundings -------------------------------------------------------------------------------------------------
 
-    def _precision_and_threads(self) -> tuple[Precision, int]:
-        if self.config.precision != "auto":
-            return self.config.precision, torch.get_num_threads()
-        settings = of_the_first(fastest_settings())
-        exact = any(p.dtype == torch.float64 for p in self.model.parameters())  # nobody asks for float64 to lose it
-        return ("fp32" if exact else settings.precision), settings.threads
-
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.precision == "bf16")
-
-    @contextlib.contextmanager
-    def _surroundings(self) -> Iterator[threading.Event]:
-        """What a run changes around it and gives back; yields the flag that Ctrl-C raises."""
-        with (
-            own_rng(),
-            num_threads(self.threads),
-            modes(self.model, training=True),
-            checkpointing(self.model, self.config.gradient_checkpointing),
-            interrupt_asked() as interrupted,
-            warnings.catch_warnings(),
-        ):
-            if not self.accelerator.is_main_process:
-                warnings.simplefilter("ignore")  # one process says it for all
-            if self.rng is None:
-                set_seed(self.config.seed + self.accelerator.process_index)
-            else:
-                restore_rng(self.rng)
-            self.rng = None
-            try:
-                yield interrupted
-            finally:
-                self.rng = capture_rng()
-                self.optimizer.zero_grad(set_to_none=True)
-
-    def _bar(self) -> tqdm:
-        # tqdm's own switch, which its notebook form overlooks.
-        switched_off = os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
-        shown = self.progress and not any(callback.shows_progress for callback in self.callbacks)
-        hidden = switched_off or not (shown and self.accelerator.is_main_process)
-        return tqdm(total=self.total_steps, initial=self.step, desc="training", unit="step", disable=hidden)
 
     @contextlib.contextmanager
     def _watched(self) -> Iterator[None]:
