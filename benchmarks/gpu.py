@@ -1,0 +1,291 @@
+"""Fine-tuning on one GPU: right first, then how fast, how large and how good. Chapter 14 shows what it stored.
+
+    python benchmarks/gpu.py                        # on a CUDA device, under ten minutes
+    python benchmarks/gpu.py --device cpu --quick   # the same road in small, as the tests walk it
+
+Four tables go to benchmarks/results/<device>.json: what the device can do at most (`ceilings`), a step of each method on the
+default model (`speed`), what each method learnt (`quality`), and steps through layers of larger models' width with random weights,
+where only speed is the question (`widths`). The checks of `gpu_checks` come before them: a wrong model is not worth timing.
+"""
+
+import argparse
+import copy
+import itertools
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import peft
+import torch
+from common import transient_peak, write
+from gpu_checks import check
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from lora_edu.adapters import inject
+from lora_edu.checkpoint import fingerprint
+from lora_edu.config import LoRAConfig
+from lora_edu.data import collate, encode_rows
+from lora_edu.errors import LoRAEduError
+from lora_edu.evaluation import evaluate, mean_nll
+from lora_edu.losses import causal_lm_loss
+from lora_edu.memory import predict
+from lora_edu.models import DEFAULT_MODEL, Base, load_base
+from lora_edu.tasks import get_task
+from lora_edu.train_context import checkpointing
+from lora_edu.trainer import TrainConfig, Trainer
+
+# Widths of models that people fine-tune (Llama 3.2 1B and Llama 2 7B); a few of their layers are enough to time a step.
+WIDTHS: dict[str, dict[str, Any]] = {
+    "1B": {"hidden_size": 2048, "intermediate_size": 8192, "num_attention_heads": 32, "num_key_value_heads": 8},
+    "7B": {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "num_key_value_heads": 32},
+}
+
+
+def _ours(model: nn.Module, r: int) -> nn.Module:
+    return inject(model, LoRAConfig(r=r, lora_alpha=2 * r))
+
+
+def _peft(model: nn.Module, r: int) -> nn.Module:
+    return peft.get_peft_model(model, peft.LoraConfig(r=r, lora_alpha=2 * r, target_modules="all-linear"))
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to train: `prepare` changes a fresh copy of the model; `learning_rate` is the one its quality is measured at."""
+
+    prepare: Callable[[Any], Any]
+    learning_rate: float
+
+
+METHODS = {
+    "full fine-tuning": Method(lambda model: model.requires_grad_(True), 1e-4),
+    "LoRA r = 8": Method(partial(_ours, r=8), 1e-3),
+    "LoRA r = 64": Method(partial(_ours, r=64), 1e-3),
+    "PEFT r = 8": Method(partial(_peft, r=8), 1e-3),
+}
+LIMIT = "limit"  # the frozen base's forward and its backward to the inputs: what any adapter method must pay
+
+
+# --- clocks and scales ------------------------------------------------------------------------------------------------
+
+
+def seconds_a_call(call: Callable[[], Any], device: torch.device, warmup: int, rounds: int) -> float:
+    """Median seconds of `call`: by the device's own events on CUDA, else by the CPU time of this process."""
+    for _ in range(warmup):
+        call()
+    if device.type != "cuda":
+        times = []
+        for _ in range(rounds):
+            start = time.process_time()
+            call()
+            times.append(time.process_time() - start)
+    else:
+        events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(rounds)]
+        for start_event, end_event in events:
+            start_event.record()
+            call()
+            end_event.record()
+        torch.cuda.synchronize(device)
+        times = [start_event.elapsed_time(end_event) / 1e3 for start_event, end_event in events]
+    return float(torch.tensor(times).median())
+
+
+def ceilings(device: torch.device, quick: bool) -> dict[str, float]:
+    """What the device can do at most: a large bf16 product (TFLOP/s) and a large copy (GB/s, bytes read and written)."""
+    n, numbers = (512, 2**22) if quick else (8192, 2**29)
+    factors = [torch.randn(n, n, device=device, dtype=torch.bfloat16) for _ in range(3)]  # in turn: no cached operands
+    turn = itertools.count()
+    product = seconds_a_call(lambda: factors[next(turn) % 3] @ factors[next(turn) % 3], device, 3, 10)
+    source = torch.randn(numbers, device=device)
+    target = torch.empty_like(source)
+    copied = seconds_a_call(lambda: target.copy_(source), device, 3, 10)
+    return {"matrix_tflops": 2 * n**3 / product / 1e12, "copy_gb_per_s": 2 * source.nbytes / copied / 1e9}
+
+
+def operations(model: nn.Module, method: str, tokens: int, length: int) -> float:
+    """Floating-point operations of one step: the products' alone, without attention masks, norms and optimiser.
+
+    A matrix of n entries costs 2n a token forward, 2n for its input's gradient, and 2n for its own if it trains. The two
+    products of attention, with every layer's keys as long as the sequence: 4·T·d a token forward, twice that backward.
+    """
+    config: Any = model.config
+    entries = sum(p.numel() for p in model.parameters() if p.ndim == 2)
+    embedding = config.vocab_size * config.hidden_size
+    frozen = entries - (0 if config.tie_word_embeddings else embedding)  # a look-up is no product; a tied head is one
+    trained = sum(p.numel() for p in model.parameters() if p.ndim == 2 and p.requires_grad)
+    attention = 12 * length * config.hidden_size * config.num_hidden_layers
+    return tokens * (4 * frozen + (0 if method == LIMIT else 2 * trained) + attention)
+
+
+# --- one step ---------------------------------------------------------------------------------------------------------
+
+
+def step_of(model: Any, batches: Sequence[dict[str, Tensor]], method: str, device: torch.device) -> Callable[[], None]:
+    """One training step in bf16 autocast on the next of `batches`; for the limit only the base and its inputs' gradients."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=device.type == "cuda") if trained else None
+    turn = itertools.cycle(batches)
+    embed = model.get_input_embeddings()
+
+    def step() -> None:
+        batch = next(turn)
+        with torch.autocast(device.type, torch.bfloat16):
+            if method == LIMIT:
+                x = embed(batch["input_ids"]).detach().requires_grad_(True)  # (B, T, d)
+                batch = {"inputs_embeds": x, "labels": batch["labels"]}
+            loss = causal_lm_loss(model, batch)
+        (loss.total / loss.count).backward()
+        if optimizer is not None:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def measured(
+    base: Any, method: str, option: str, batches: Sequence[dict[str, Tensor]], device: torch.device, top: float, rounds: int
+) -> dict[str, Any]:  # fmt: skip
+    """One row of a table: a fresh copy of `base` is prepared, timed, weighed and thrown away."""
+    before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+    model = copy.deepcopy(base).to(torch.bfloat16 if option == "bf16 base" else None).train().requires_grad_(False)
+    if method != LIMIT:
+        model = METHODS[method].prepare(model)
+    (rows, length), tokens = batches[0]["input_ids"].shape, batches[0]["input_ids"].numel()
+    row: dict[str, Any] = {"method": method, "option": option}
+    try:
+        inner = model.get_base_model() if isinstance(model, peft.PeftModel) else model
+        with checkpointing(inner, option == "checkpointing"):
+            compiled = torch.compile(model) if option == "compile" else model
+            step = step_of(compiled, batches, method, device)
+            seconds = seconds_a_call(step, device, warmup=3, rounds=rounds)
+            row |= {"seconds": seconds, "tokens_per_s": tokens / seconds}
+            if option != "checkpointing":  # what is computed twice would count as speed
+                row["share_of_matrix_rate"] = operations(inner, method, tokens, length) / seconds / 1e12 / top
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(device)
+                step()
+                torch.cuda.synchronize(device)
+                row["peak_bytes"] = torch.cuda.max_memory_allocated(device) - before
+            else:
+                row["transient_bytes"] = transient_peak(step)
+    except torch.OutOfMemoryError as error:
+        row["failed"] = f"out of memory: {error}"
+    if method.startswith(("full", "LoRA")) and option != "compile":
+        ledger = predict(model, rows, length, autocast=True, gradient_checkpointing=option == "checkpointing")
+        row["ledger_bytes"] = ledger.total
+    said = f"{row['seconds'] * 1e3:9.1f} ms {row['tokens_per_s']:10.0f} tokens/s" if "seconds" in row else row["failed"]
+    print(
+        f"  {method:<18}{option:<15}{said}  {row.get('peak_bytes', row.get('transient_bytes', 0)) / 1e9:7.2f} GB",
+        flush=True,
+    )
+    return row
+
+
+def random_batches(
+    vocabulary: int, rows: int, length: int, device: torch.device, count: int = 4
+) -> list[dict[str, Tensor]]:
+    """A few different batches, so that no call finds its inputs in a cache."""
+    draw = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, vocabulary, (count, rows, length), generator=draw).to(device)  # (count, B, T)
+    return [{"input_ids": each, "labels": each} for each in ids]
+
+
+# --- the tables -------------------------------------------------------------------------------------------------------
+
+
+def speed(base: Any, device: torch.device, top: float, quick: bool) -> list[dict[str, Any]]:
+    """Every method on the default model, plain, with checkpointing, compiled, and (adapters) on a base in bf16."""
+    rows, length, rounds = (2, 32, 1) if quick else (16, 512, 20)
+    batches = random_batches(base.config.vocab_size, rows, length, device)
+    options = ["plain", "checkpointing"] if quick else ["plain", "checkpointing", "compile", "bf16 base"]
+    print(f"\na step of {rows} × {length} tokens, bf16 autocast")
+    return [measured(base, LIMIT, "plain", batches, device, top, rounds)] + [
+        measured(base, method, option, batches, device, top, rounds)
+        for method in METHODS
+        for option in options
+        if not (option == "bf16 base" and method.startswith("full"))
+    ]
+
+
+def widths(device: torch.device, top: float, quick: bool) -> dict[str, list[dict[str, Any]]]:
+    """Steps through a few layers as wide as larger models', with random weights in bf16: only their speed is asked."""
+    layers, rows, length, rounds = (1, 1, 16, 1) if quick else (8, 4, 1024, 10)
+    tables = {}
+    for name, shape in WIDTHS.items():
+        shape = {key: size // 4 if quick and "size" in key else size for key, size in shape.items()}
+        config = LlamaConfig(**shape, num_hidden_layers=layers, vocab_size=32000, tie_word_embeddings=False)
+        with torch.device(device):
+            model = LlamaForCausalLM(config).to(torch.bfloat16)
+        batches = random_batches(config.vocab_size, rows, length, device)
+        print(f"\n{layers} layers of {name} width, {rows} × {length} tokens, weights in bf16")
+        tables[name] = [
+            measured(model, method, "bf16 base", batches, device, top, rounds) for method in (LIMIT, *METHODS)
+        ]
+        del model
+    return tables
+
+
+def quality(base: Base, device: torch.device, quick: bool, seeds: int) -> list[dict[str, Any]]:
+    """Each method trained on dates with its own learning rate under the same trainer, and scored on the same test rows."""
+    task = get_task("iso_dates")
+    limit, steps, seeds = (8, 2, 1) if quick else (None, 100, seeds)
+    examples = encode_rows(task.splits().train, base.tokenizer)
+    pad = partial(collate, pad_token_id=base.tokenizer.pad_token_id)
+    general = encode_rows([row for row in get_task("general").splits().test if row.is_text][:limit], base.tokenizer)
+    found = []
+    print(f"\n{steps} steps on dates, {limit or task.test_rows} test rows")
+    for (name, method), seed in itertools.product(METHODS.items(), range(seeds)):
+        torch.manual_seed(seed)
+        model = method.prepare(copy.deepcopy(base.model).requires_grad_(False))
+        settings = TrainConfig(
+            learning_rate=method.learning_rate, batch_size=4, max_steps=steps, warmup_ratio=0.05, seed=seed
+        )
+        started = time.perf_counter()
+        Trainer(model, examples, causal_lm_loss, settings, collate=pad, progress=False).train()
+        seconds = time.perf_counter() - started
+        report = evaluate(model, base.tokenizer, task, limit=limit, batch_size=64)
+        found.append({
+            "method": name, "seed": seed, "learning_rate": method.learning_rate, "training_seconds": round(seconds, 1),
+            "exact_match": report.interval._asdict(), "general_nll": mean_nll(model, general).interval()._asdict(),
+        })  # fmt: skip
+        print(f"  {name:<18}seed {seed}  exact match {report.interval}  ({seconds:.0f} s)", flush=True)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", help="cuda, or cpu (the GPU there is, if not said)")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="what load_base takes")
+    parser.add_argument("--seeds", type=int, default=3, help="runs a method in the quality table")
+    parser.add_argument(
+        "--quick", action="store_true", help="four layers, tiny sizes, nothing stored: does every part run?"
+    )
+    options = parser.parse_args()
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    base = load_base(options.model, device, torch.float32)
+    if options.quick:
+        base.model.model.layers = base.model.model.layers[:4]
+        base.model.config.num_hidden_layers = 4
+    result: dict[str, Any] = {"device": name, "fingerprint": fingerprint(base.model)}
+    if device.type == "cuda":
+        result["cuda"] = torch.version.cuda
+    result["checks"] = check(base, device, steps=3 if options.quick else 20)
+    if failed := [row["check"] for row in result["checks"] if not row["passed"]]:
+        raise LoRAEduError(f"wrong results on {name}: {', '.join(failed)}; nothing was timed")
+    result["ceilings"] = ceilings(device, options.quick)
+    print({key: round(value, 1) for key, value in result["ceilings"].items()})
+    top = result["ceilings"]["matrix_tflops"]
+    result["speed"] = speed(base.model, device, top, options.quick)
+    result["quality"] = quality(base, device, options.quick, options.seeds)
+    result["widths"] = widths(device, top, options.quick)
+    if not options.quick:
+        write(re.sub(r"[^a-z0-9]+", "_", name.lower()), result)
+
+
+if __name__ == "__main__":
+    main()

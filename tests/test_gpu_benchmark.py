@@ -1,0 +1,38 @@
+"""`benchmarks/gpu.py` walks its whole road on a CPU, in small; and its checks stop a device that computes wrongly."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.mark.slow
+@pytest.mark.real_model
+def test_every_part_runs_on_a_cpu_and_nothing_is_stored():
+    before = {path: path.stat().st_mtime_ns for path in (BENCHMARKS / "results").iterdir()}
+    command = [sys.executable, BENCHMARKS / "gpu.py", "--device", "cpu", "--quick"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=900, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count(" ok\n") == 7 and "WRONG" not in done.stdout
+    for part in ("matrix_tflops", "a step of", "steps on dates", "layers of 1B width", "layers of 7B width"):
+        assert part in done.stdout
+    for method in ("limit", "full fine-tuning", "LoRA r = 8", "LoRA r = 64", "PEFT r = 8"):
+        assert done.stdout.count(f"  {method}") >= 3
+    assert {path: path.stat().st_mtime_ns for path in (BENCHMARKS / "results").iterdir()} == before
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), 1.5])
+def test_a_wrong_number_never_passes(monkeypatch, wrong):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import torch
+    from gpu_checks import _row
+
+    true = torch.ones(3, dtype=torch.float64)
+    assert _row("right", true.float(), true, 1e-3)["passed"]
+    assert not _row("wrong", torch.tensor([1.0, wrong, 1.0]), true, 1e-3)["passed"]
