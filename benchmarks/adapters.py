@@ -14,7 +14,7 @@ import peft
 import torch
 from common import interleaved, ratios, write
 
-from lora_edu.adapters import adapter_parameters, disabled, inject, remove_adapter, set_adapter
+from lora_edu.adapters import adapter_parameters, disabled, inject, lora_layers, remove_adapter, set_adapter
 from lora_edu.checkpoint import load, save
 from lora_edu.config import LoRAConfig
 from lora_edu.merging import combine, merge, unmerge
@@ -59,6 +59,24 @@ def main() -> None:
         theirs.delete_adapter("c")
         theirs.set_adapter("a")
 
+    def peft_safe_merge():
+        theirs.merge_adapter(safe_merge=True)
+
+    def undo():
+        unmerge(ours)
+        theirs.unmerge_adapter()
+
+    untouched = {path: layer.base_layer.weight.detach().clone() for path, layer in lora_layers(ours).items()}
+
+    def restore():  # as if the base had been loaded again
+        for path, layer in lora_layers(ours).items():
+            layer.W0 = untouched[path].clone()
+        undo()
+
+    def merge_again():
+        merge(ours)
+        theirs.merge_adapter()
+
     def switch(chosen, model):
         for name in ("b", "a"):
             chosen(model, name) if model is ours else model.set_adapter(name)
@@ -73,11 +91,11 @@ def main() -> None:
             lambda: theirs.save_pretrained(folder / "p", selected_adapters=["a"]),
             None,
         ),
-        "merge (W₀ kept)": (
-            lambda: merge(ours),
-            theirs.merge_adapter,
-            lambda: (unmerge(ours), theirs.unmerge_adapter()),
-        ),
+        "merge (W₀ kept), PEFT's plain merge": (lambda: merge(ours), theirs.merge_adapter, undo),
+        "merge (W₀ kept), PEFT's safe merge": (lambda: merge(ours), peft_safe_merge, undo),
+        "merge (W₀ gone), PEFT's plain merge": (lambda: merge(ours, keep_base=False), theirs.merge_adapter, restore),
+        "merge (W₀ gone), PEFT's safe merge": (lambda: merge(ours, keep_base=False), peft_safe_merge, restore),
+        "unmerge": (lambda: unmerge(ours), theirs.unmerge_adapter, merge_again),
         "combine cat": (
             lambda: combine(ours, {"a": 0.5, "b": 0.5}, "c"),
             lambda: theirs.add_weighted_adapter(["a", "b"], [0.5, 0.5], "c", combination_type="cat"),
@@ -86,6 +104,8 @@ def main() -> None:
     }
     table = {}
     for name, (mine, other, after) in operations.items():
+        if name == "unmerge":
+            merge_again()
         seconds: dict[str, list[float]] = {"ours": [], "peft": []}
         for number in range(rounds + 1):
             once = interleaved({"ours": mine, "peft": other}, rounds=1, warmup=0)
@@ -93,6 +113,8 @@ def main() -> None:
                 after()
             for key in seconds if number else ():  # the first round warms up
                 seconds[key] += once[key]
+        if name == "unmerge":
+            undo()
         rows = ratios(seconds, "ours")
         table[name] = {
             "ours_ms": rows["ours"]["seconds"] * 1e3,
@@ -100,7 +122,7 @@ def main() -> None:
             "times_faster": rows["peft"]["ratio"],
         }
         print(
-            f"{name:<24} ours {table[name]['ours_ms']:9.3f} ms   PEFT {table[name]['peft_ms']:9.2f} ms   {table[name]['times_faster']:8.1f} × faster"
+            f"{name:<38} ours {table[name]['ours_ms']:9.3f} ms   PEFT {table[name]['peft_ms']:9.2f} ms   {table[name]['times_faster']:8.1f} × faster"
         )
     write("adapters", {"rounds": rounds, "table": table})
 

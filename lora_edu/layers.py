@@ -149,6 +149,7 @@ class LoRALayer(nn.Module):
         return self.scalings[self._only()]
 
     # -- merging (chapter 07) -----------------------------------------------------------------------------------------
+    @torch.no_grad()
     def check_mergeable(self) -> None:
         """Raise MergeError, changing nothing, when merging this layer would lose or corrupt its weight."""
         weight = self.base_layer.weight
@@ -161,7 +162,8 @@ class LoRALayer(nn.Module):
             )
         for name, _ in self.speaking():
             for factor in (self.factors[0][name], self.factors[1][name]):
-                if not bool(torch.isfinite(factor).all()):
+                # A sum is read once; only where it is not finite (it may have overflowed) are the numbers looked at one by one.
+                if not math.isfinite(factor.sum().item()) and not bool(torch.isfinite(factor).all()):
                     raise MergeError(
                         f"adapter {name!r} holds values that are not finite: train it again at a lower learning rate"
                     )
@@ -177,12 +179,14 @@ class LoRALayer(nn.Module):
         return self._add(self.base_layer.weight.detach().to(self._factor_dtype()), self.speaking())
 
     @torch.no_grad()
-    def merge(self, keep_base: bool = True) -> None:
+    def merge(self, keep_base: bool = True, checked: bool = False) -> None:
         """W ← W₀ + ΔW. With `keep_base`, W₀ is kept aside (as many bytes again), so that unmerge is exact; else it is gone.
 
-        Raises MergeError for a second merge, a quantised base, or factors that are not finite, before anything changes.
+        Raises MergeError for a second merge, a quantised base, or factors that are not finite, before anything changes; `checked`
+        says that `check_mergeable` was asked already.
         """
-        self.check_mergeable()
+        if not checked:
+            self.check_mergeable()
         weight = self.base_layer.weight
         W0 = weight.data
         if not keep_base and weight.dtype == self._factor_dtype():

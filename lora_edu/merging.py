@@ -58,7 +58,7 @@ def merge(model: nn.Module, keep_base: bool = True) -> MergeReport:
         except MergeError as error:
             raise MergeError(f"{path}: {error}") from None
     for layer in layers.values():
-        layer.merge(keep_base)
+        layer.merge(keep_base, checked=True)
     kept = sum(layer.W0.nbytes for layer in layers.values() if layer.W0 is not None)
     return MergeReport(len(layers), kept)
 
