@@ -38,7 +38,7 @@ class Choice:
     why: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Fit:
     """What `fit` chose. Prints as a table.
 
@@ -55,6 +55,8 @@ class Fit:
     def __str__(self) -> str:
         wide = [max(len(getattr(each, name)) for each in self.choices) for name in ("what", "value")]
         return "\n".join(f"{c.what:<{wide[0]}}  {c.value:<{wide[1]}}  {c.why}" for c in self.choices)
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         left = 'style="text-align:left"'
@@ -141,7 +143,7 @@ def _precision(model: nn.Module, recipe: TrainConfig) -> tuple[Precision, str]:
     exact, short = (settings.timings[precision, settings.threads] for precision in ("fp32", "bf16"))
     if short == float("inf"):
         return "fp32", "bf16 does not run on this device"
-    times = f"{short:.2g} ms a probe step in bf16, {exact:.2g} ms in fp32"
+    times = f"{short:.3g} ms a probe step in bf16, {exact:.3g} ms in fp32"
     return (
         settings.precision,
         times if settings.precision == "bf16" else f"exact, and bf16 is not clearly faster ({times})",

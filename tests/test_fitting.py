@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import make_tiny_llama
 
-from lora_edu import fitting, trainer
+from lora_edu import fitting, train_context, trainer
 from lora_edu.adapters import inject
 from lora_edu.config import LoRAConfig
 from lora_edu.data import Example, collate
@@ -169,7 +169,7 @@ def test_a_row_beyond_the_model_is_refused_by_number():
 )  # fmt: skip
 def test_precision_is_what_the_trainer_measured(monkeypatch, timings, precision, why):
     settings = Settings("cpu", precision, 1, {(name, 1): ms for name, ms in timings.items()})
-    for module in (fitting, trainer):
+    for module in (fitting, train_context):
         monkeypatch.setattr(module, "fastest_settings", lambda: settings)
     model, recipe = adapted(), replace(RECIPE, precision="auto")
     found = fitted(model, 10**9, recipe)
