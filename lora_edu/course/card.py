@@ -22,9 +22,11 @@ FAINT = "background:var(--jp-layout-color2, rgba(128, 128, 128, .12))"
 
 
 def inline(text: str) -> str:
-    """Plain text to HTML: escaped, `code` set as code, line breaks kept."""
-    escaped = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text, quote=False))
-    return escaped.replace("\n", "<br>")
+    """Plain text to HTML: escaped, `code` set as code, *words* with stress, line breaks kept."""
+    parts = re.split(r"`([^`]+)`", html.escape(text, quote=False))  # every second one is code
+    for i, part in enumerate(parts):
+        parts[i] = f"<code>{part}</code>" if i % 2 else re.sub(r"\*(\w[^*]*\w|\w)\*", r"<em>\1</em>", part)
+    return "".join(parts).replace("\n", "<br>")
 
 
 def sentence(text: str) -> str:

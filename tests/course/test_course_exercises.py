@@ -12,7 +12,7 @@ from kit import prove
 from torch import nn
 
 from lora_edu.course import check, exercise, hint, store
-from lora_edu.course.card import sentence
+from lora_edu.course.card import inline, sentence
 from lora_edu.course.exercises import (
     ExerciseError,
     NotAttempted,
@@ -228,3 +228,9 @@ def test_attempt_turns_what_goes_wrong_into_a_sentence():
     with pytest.raises(Wrong, match="in place"):
         attempt(lambda x: x.add_(1), x)
     assert torch.equal(x, torch.ones(2, 3))
+
+
+def test_text_becomes_html_with_code_and_stress():
+    assert inline("a *new best* is `x * y * z` <\n2 * 3 * 4") == (
+        "a <em>new best</em> is <code>x * y * z</code> &lt;<br>2 * 3 * 4"
+    )
