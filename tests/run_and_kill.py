@@ -62,13 +62,11 @@ class DieAt(Callback):
         time.sleep(self.pause)
 
 
-def trainer(
-    folder: Path, loss_fn=causal_lm_loss, callback: DieAt | None = None, dropout: float = 0.3, **config
-) -> Trainer:
+def trainer(folder: Path, loss_fn=causal_lm_loss, callback: DieAt | None = None, **config) -> Trainer:
     torch.set_num_threads(1)
     model = make_tiny_llama()
     torch.manual_seed(3)
-    inject(model, LoRAConfig(r=2, target_modules="all-linear", lora_dropout=dropout))
+    inject(model, LoRAConfig(r=2, target_modules="all-linear", lora_dropout=0.3))
     generator = random.Random(0)
     rows = [[generator.randrange(1, 32) for _ in range(7)] for _ in range(14)]
     settings = TrainConfig(**CONFIG | {"output_dir": str(folder)} | config)
