@@ -5,13 +5,14 @@ import json
 import pytest
 import torch
 
-from lora_edu.course.sweeps.targets_grid import CHOICES, SWEEP
+from lora_edu.course.sweeps import get_sweep
+from lora_edu.course.sweeps.targets_grid import CHOICES, SCALE, at_scale
 from lora_edu.errors import CheckpointError
 from lora_edu.linalg import effective_rank
 from lora_edu.plots.ellipses import ellipses
 from lora_edu.stored import store, stored
 from lora_edu.sweeps import table
-from lora_edu.widgets.budget import budget, loss_of_base, matching_rank, scores
+from lora_edu.widgets.budget import ALL_LINEAR, NOTHING, budget, loss_of_base, matching_rank, scores
 
 
 def test_what_is_stored_comes_back_with_its_origin(tmp_path):
@@ -75,11 +76,12 @@ def test_the_ellipse_has_the_singular_values_as_half_axes():
     assert f"{s1:.2f}" in canvas.alt and "line" in canvas.alt
 
 
-def test_the_stored_grid_of_chapter_04_is_whole_and_at_equal_bytes():
-    grid = table("targets_grid")
+@pytest.mark.parametrize("name", ["targets_grid", "targets_same_alpha"])
+def test_the_stored_grids_of_chapter_04_are_whole_and_at_equal_bytes(name):
+    grid, sweep = table(name), get_sweep(name)
     assert bool(grid.done.all()) and len(grid.seeds) == 3
-    assert grid.about["command"] == "lora-edu sweep targets_grid"
-    assert grid.about["settings"] == json.loads(json.dumps(SWEEP.settings)) and grid.cells == list(SWEEP.cells)
+    assert grid.about["command"] == f"lora-edu sweep {name}"
+    assert grid.about["settings"] == json.loads(json.dumps(sweep.settings)) and grid.cells == list(sweep.cells)
     measured = scores(grid)
     assert [score.choice for score in measured] == list(CHOICES[:-1])
     for score in measured:
@@ -89,7 +91,17 @@ def test_the_stored_grid_of_chapter_04_is_whole_and_at_equal_bytes():
     assert max(spent) < 1.025 * min(spent)
 
 
-def test_the_stored_grid_belongs_to_the_course_s_own_model(base):
+def test_the_grids_of_chapter_04_differ_in_the_scale_alone():
+    grid, same_alpha = table("targets_grid"), table("targets_same_alpha")
+    for choice in (ALL_LINEAR, NOTHING):  # r = 8 and α = 16 are the scale 2: the same runs
+        assert torch.equal(grid.where("loss", **choice.cell()), same_alpha.where("loss", **choice.cell()))
+    for choice in CHOICES[:-1]:
+        config = at_scale(choice)
+        assert config.lora_alpha / config.r == SCALE and config.target_modules == choice.config().target_modules
+
+
+@pytest.mark.parametrize("name", ["targets_grid", "targets_same_alpha"])
+def test_the_stored_grids_belong_to_the_course_s_own_model(base, name):
     from lora_edu.checkpoint import fingerprint
 
-    assert table("targets_grid").about["fingerprint"] == fingerprint(base.model)
+    assert table(name).about["fingerprint"] == fingerprint(base.model)

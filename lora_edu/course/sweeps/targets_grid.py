@@ -1,10 +1,12 @@
-"""Where the adapter goes, at equal trainable bytes. Chapter 04 and its BudgetPainter.
+"""Where the adapter goes, at equal trainable bytes and equal scale. Chapter 04 and its BudgetPainter.
 
 Ten choices of matrices, each with the rank that brings it nearest to all-linear's 2.44 million parameters at r = 8 (within 1.5 %),
-train for a few steps on dates; the score is the loss a token of 48 held-out answers. One learning rate and one α for all, so the
-scores are those of this short recipe and not of each choice at its best. An eleventh cell, without matrices, is the base as it is.
+train for a few steps on dates; the score is the loss a token of 48 held-out answers. One learning rate and one scale s = α/r for all,
+so the scores are those of this short recipe and not of each choice at its best. An eleventh cell, without matrices, is the base as it is.
+`targets_same_alpha` is the same with one α for all.
 """
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -21,6 +23,7 @@ from lora_edu.widgets.budget import ALL_LINEAR, KINDS, NOTHING, Choice
 
 TASK, HELD_OUT = "iso_dates", 48  # rows of the validation split that are scored
 TRAIN = TrainConfig(learning_rate=1e-3, batch_size=4, max_steps=16, warmup_steps=2, precision="bf16")
+SCALE = ALL_LINEAR.config().lora_alpha / ALL_LINEAR.r
 EVERY_LAYER = (0, 29)
 CHOICES = (
     ALL_LINEAR,
@@ -58,14 +61,19 @@ def held_out_loss(base: Base, config: LoRAConfig | None, seed: int = 0) -> float
         unload(model)
 
 
+def at_scale(choice: Choice) -> LoRAConfig:
+    """The choice's configuration with α = `SCALE` · r."""
+    return replace(choice.config(), lora_alpha=SCALE * choice.r)
+
+
 def _run(base: Base, cell: Cell, seed: int) -> dict[str, float]:
     choice = Choice.of_cell(cell)
-    return {"loss": held_out_loss(base, choice.config() if choice.kinds else None, seed)}
+    return {"loss": held_out_loss(base, at_scale(choice) if choice.kinds else None, seed)}
 
 
 SWEEP = Sweep(
     name="targets_grid",
-    title="which matrices get the adapter, at equal trainable bytes; held-out loss on dates",
+    title="which matrices get the adapter, at equal trainable bytes and equal scale α/r; held-out loss on dates",
     chapter="04",
     cells=[choice.cell() for choice in CHOICES],
     seeds=(0, 1, 2),
@@ -74,7 +82,7 @@ SWEEP = Sweep(
         "base": DEFAULT_MODEL,
         "task": TASK,
         "train": TRAIN.to_dict(),
-        "lora_alpha": ALL_LINEAR.config().lora_alpha,
+        "scale": SCALE,
         "held_out_rows": HELD_OUT,
     },
     base=partial(load_base, device="cpu"),
