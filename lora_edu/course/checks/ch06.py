@@ -206,7 +206,7 @@ def leaks(function: Callable[[list[str], list[str]], Iterable[str]]) -> None:
     minutes=15,
     task="Write `diagnose(chart, healthy)`: the disease of a run, one of `FAULTS`, or `SOUND`. Both are charts: `chart.readings` is a list of "
     "dictionaries (`step`, `tokens`, `learning_rate`, `base`, `grad_A`, `grad_B`, `norm_A`, `norm_B`, `norm_delta_W`, `held_out`), beside "
-    "`chart.losses`, `.names`, `.base_before`, `.sample`. `healthy` is a sound run of *other* rows.",
+    "`chart.losses`, `.names`, `.base_before`, `.sample`. `healthy` is a sound run of other rows.",
     wants="diagnose",
     shows="Twenty-seven charts of three seeds, each named rightly.",
     hints=(
