@@ -7,7 +7,7 @@ out, and keeps only what it cannot do without:
   y = down(silu(gate(x)) · up(x))   keeps x, gate's output and up's; silu and the product are computed again
 
 Thin products are written in the orientation that BLAS likes, A xᵀ (r, n) and not x Aᵀ (n, r): up to four times as fast on a CPU.
-Nothing is approximated, and with B = 0 the output is the base's bit for bit. Under autocast weights and factors are cast as the
+Nothing is approximated: the output is the plain formula's bit for bit (with dropout off). Under autocast weights and factors are cast as the
 plain formula casts them, in the forward pass and again in the backward pass, so that no copy of a weight is kept.
 
 `applies` says where this is right; everywhere else the plain formula runs. `disabled()` switches the fast path off.
@@ -127,8 +127,8 @@ def _flat(x: Tensor) -> Tensor:
 
 
 def _draw(x: Tensor, p: float) -> Tensor | None:
-    """(n, d) of 1 where dropout keeps a number and 0 elsewhere: the random numbers of `F.dropout` on a CPU, in the same order."""
-    return _flat(torch.empty_like(x).bernoulli_(1 - p)) if p else None
+    """1 where dropout keeps a number of x and 0 elsewhere: the random numbers of `F.dropout` on a CPU, in the same order."""
+    return torch.empty_like(x).bernoulli_(1 - p) if p else None
 
 
 def _pack(kept: Tensor | None) -> Tensor | None:
@@ -140,11 +140,11 @@ def _pack(kept: Tensor | None) -> Tensor | None:
 
 
 def _unpack(bits: Tensor | None, x: Tensor) -> Tensor | None:
-    """The mask again, in the shape of `_flat(x)` and in x's dtype."""
+    """The mask again, in x's shape and dtype."""
     if bits is None:
         return None
     spread = bits.to(torch.int64) * 0x0101010101010101 & (0x8040201008040201 - (1 << 64))  # bit k in byte k
-    return spread.view(torch.uint8).clamp_(max=1)[: x.numel()].view(-1, x.shape[-1]).to(x.dtype)
+    return spread.view(torch.uint8).clamp_(max=1)[: x.numel()].view(x.shape).to(x.dtype)
 
 
 def _thin(factor: Tensor, rows: Tensor) -> Tensor:
@@ -162,15 +162,15 @@ def _add_product_(y: Tensor, thin: Tensor, factor: Tensor, s: float = 1.0) -> No
 
 def _input(x: Tensor, A: Tensor, kept: Tensor | None) -> Tensor:
     """What A is applied to: (n, in), in A's dtype, dropped numbers 0; their scale 1/(1−p) is left to s."""
-    rows = _flat(x)
-    return (rows if kept is None else rows * kept).to(A.dtype)
+    return _flat(x if kept is None else x * kept).to(A.dtype)
 
 
 def _forward(x: Tensor, m: Part, kept: Tensor | None) -> Tensor:
-    """x (..., in) → y (..., out)."""
-    y = F.linear(x, m.W, m.b).contiguous()
+    """x (..., in) → y (..., out): the plain formula's operations, in place, so that both paths give the same bits."""
+    y = F.linear(x, m.W, m.b)
     if m.A is not None and m.B is not None:
-        _add_product_(_flat(y), _thin(m.A, _input(x, m.A, kept)), m.B.T, m.s / (1 - m.p))
+        h = x if kept is None else x * kept
+        y.add_(F.linear(F.linear(h.to(m.A.dtype), m.A), m.B), alpha=m.s / (1 - m.p))
     return y
 
 
@@ -189,7 +189,7 @@ def _backward(
     if dx is not None and kept is None:
         _add_product_(dx, thin, m.A)
     elif dx is not None and kept is not None:
-        dx.addcmul_((thin.T @ m.A).to(dx.dtype), kept)
+        dx.addcmul_((thin.T @ m.A).to(dx.dtype), _flat(kept))
     return dA, dB, dx
 
 
@@ -198,7 +198,7 @@ def _plain(x: Tensor, m: Part, kept: Tensor | None) -> Tensor:
     y = F.linear(x, m.W, m.b)
     if m.A is None or m.B is None:
         return y
-    h = x if kept is None else x * kept.view(x.shape)
+    h = x if kept is None else x * kept
     return torch.add(y, F.linear(F.linear(h.to(m.A.dtype), m.A), m.B), alpha=m.s / (1 - m.p)).to(y.dtype)
 
 
@@ -284,8 +284,9 @@ class _GatedMLP(Function):
                 inputs = (None, None, *tensors)  # numbered as forward's arguments are
                 found = _differentiable(ctx, step, x, inputs, dy)
                 return tuple(found.get(i) for i in range(15))
-            g, u, a, wanted = _flat(g), _flat(u), F.silu(_flat(g)), ctx.needs_input_grad[0]
-            dA_down, dB_down, dh = _backward(_flat(dy), a * u, down, kept_down)
+            shape, g, u = g.shape, _flat(g), _flat(u)
+            a, wanted = F.silu(g), ctx.needs_input_grad[0]
+            dA_down, dB_down, dh = _backward(_flat(dy), (a * u).view(shape), down, kept_down)
             du = dh * a
             dg = torch.ops.aten.silu_backward(dh.mul_(u), g)  # dh is ours; g and u may be asked for again
             dA_gate, dB_gate, dx = _backward(dg, xc, gate, kept_gate, wanted=wanted)
