@@ -85,8 +85,8 @@ class Instruments(Callback):
     """Reads every instrument while a run goes; `Trainer(..., callbacks=[instruments])`, then `instruments.readings`. Chapter 06.
 
     Args:
-        every: steps between two readings. Cheap is the default: on a model of 135 million parameters one reading takes about as
-            long as a fiftieth of a step. `costs` holds the seconds that each instrument has really taken.
+        every: steps between two readings. One costs 33 ms of CPU on SmolLM2-135M (all-linear, r = 8, one thread), where a step of
+            four rows takes 1400; in `costs` stand the seconds that each instrument has really taken.
         sample: called without arguments after each reading, with the model in evaluation mode; returns a text. The one dear
             instrument: a generated text takes as long as several steps, so give it a large `every`.
 
