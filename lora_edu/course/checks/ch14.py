@@ -1,0 +1,228 @@
+"""Exercises of chapter 14, A real LLM, all the way."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from lora_edu.course.exercises import Wrong, as_number, attempt, close, generator, register
+
+Need = Callable[[int, bool], int]
+
+
+BETTER, WORSE, OPEN = "better", "worse", "cannot tell"
+
+
+@register(
+    "14.1",
+    title="Choose what fits",
+    stars=2,
+    minutes=10,
+    task="Write `choose(need, rows, room)`. A step must see exactly `rows` rows. `need(at_once, checkpointed)` gives the bytes of a micro-batch, "
+    "and `room` is what there is. Return `(batch_size, accumulation_steps, checkpointing)`: as many rows at once as fit, and checkpointing (True "
+    "or False) only where not even one row fits without it. Raise ValueError where nothing fits.",
+    wants="choose",
+    shows="On machines of every size the step keeps its rows, and what does not fit is refused and not tried.",
+    hints=(
+        "Which micro-batches can make up a step of 12 rows without a remainder? 12, 6, 4, 3, 2, 1.",
+        "Go through them from the largest to the smallest without checkpointing. Only then go through them again with it.",
+        "A need that is *equal* to the room fits. After both loops there is one line left: `raise ValueError(…)`.",
+    ),
+)
+def choose(function: Callable[[Need, int, int], tuple[int, int, bool]]) -> None:
+    random = generator()
+    for rows in (8, 12, 7, 1, 20, 16):
+        fixed, row, kept = (
+            int(torch.randint(low, high, (1,), generator=random)) for low, high in ((500, 900), (90, 130), (20, 40))
+        )
+
+        def need(at_once: int, checkpointed: bool, fixed: int = fixed, row: int = row, kept: int = kept) -> int:
+            return fixed + (kept * at_once + 8 if checkpointed else row * at_once)
+
+        sizes = [size for size in range(1, rows + 1) if rows % size == 0]
+        rooms = {need(size, False) for size in sizes} | {
+            need(1, False) - 1,
+            need(1, True),
+            need(1, True) - 1,
+            need(rows, False) - 1,
+        }
+        for room in sorted(rooms, reverse=True):
+            _compare(function, need, rows, room, sizes)  # fmt: skip
+
+
+def _compare(function: Callable[..., Any], need: Need, rows: int, room: int, sizes: Sequence[int]) -> None:
+    fitting = [(max(fits), flag) for flag in (False, True) if (fits := [s for s in sizes if need(s, flag) <= room])]
+    where = f"{rows} rows a step, one row at once takes {need(1, False)} bytes ({need(1, True)} checkpointed), all take {need(rows, False)}, room for {room}"
+    try:
+        got = attempt(function, need, rows, room)
+    except Wrong as wrong:
+        if wrong.bug != "it raises an error" or not isinstance(wrong.__cause__, ValueError):
+            raise
+        if fitting:
+            just = need(*fitting[0]) == room
+            bug = "room that is just enough is refused" if just else "refused, although something fits"
+            raise Wrong(bug, f"{where}: {fitting[0][0]} at once would fit") from None
+        return
+    if not (isinstance(got, tuple | list) and len(got) == 3):
+        raise Wrong("not three values", "`choose` returns (batch_size, accumulation_steps, checkpointing)")
+    size, times = (as_number(value, "`choose`") for value in got[:2])
+    if not isinstance(got[2], bool):
+        raise Wrong("checkpointing is not True or False", f"the third value is {got[2]!r}")
+    if size * times != rows or size != int(size) or times != int(times):
+        raise Wrong("the step has other rows", f"{where}: {size} at once, {times} times, is not {rows}")
+    if not fitting:
+        raise Wrong("nothing fits, and nothing is said", f"{where}: you chose {tuple(got)}; nothing fits there")
+    if need(size, got[2]) > room:
+        raise Wrong("it does not fit", f"{where}: {tuple(got)} needs {need(size, got[2])}")
+    best, flag = fitting[0]
+    if got[2] and not flag:
+        raise Wrong("checkpointing where it is not needed", f"{where}: {best} at once fits without it")
+    if size < best:
+        just = need(best, flag) == room and size == max(s for s in sizes if s < best)
+        raise Wrong(
+            "room that is just enough is refused" if just else "fewer rows at once than fit",
+            f"{where}: you chose {size} at once, and {best} fit",
+        )
+
+
+@register(
+    "14.2",
+    title="Better, worse, or not to be told?",
+    stars=3,
+    minutes=9,
+    task="`before` and `after` hold a 1 or 0 for each of the *same* held-out rows: answered right or wrong by the base and by what you trained. "
+    'Write `verdict(before, after)`: "better", "worse" or "cannot tell", at 95 %.',
+    wants="verdict",
+    shows="A verdict on the same rows looks at the rows that changed; a few of them say nothing.",
+    hints=(
+        "Both lists are about the same rows, so look at each row's own change: after − before, which is 1, 0 or −1.",
+        "Draw as many changes from the list of changes, with replacement, and take their mean; do that a thousand times. Where do 95 % of the means lie?",
+        "`lora_edu.metrics.paired_bootstrap` does it: the interval of the gain. If 0 lies inside or on its edge, it cannot be told.",
+    ),
+)
+def verdict(function: Callable[[Sequence[int], Sequence[int]], str]) -> None:
+    random = generator()
+    for right, gained, lost, rows, wanted, bug in (
+        (10, 2, 0, 30, OPEN, "a difference is taken for a finding"),
+        (40, 5, 3, 100, OPEN, "a difference is taken for a finding"),
+        (0, 40, 0, 48, BETTER, "a clear gain is not seen"),
+        (20, 1, 30, 60, WORSE, "a loss is overlooked"),
+        (100, 18, 1, 200, BETTER, "the rows are not compared one by one"),
+        (100, 1, 18, 200, WORSE, "the rows are not compared one by one"),
+        (12, 0, 0, 24, OPEN, "nothing changed, and something is found"),
+        (30, 25, 25, 100, OPEN, "many changes are taken for a gain"),
+    ):
+        before = [1] * (right + lost) + [0] * (rows - right - lost)
+        after = [1] * right + [0] * lost + [1] * gained + [0] * (rows - right - lost - gained)
+        order = torch.randperm(rows, generator=random).tolist()
+        got = attempt(function, [before[i] for i in order], [after[i] for i in order])
+        if not isinstance(got, str) or got not in (BETTER, WORSE, OPEN):
+            raise Wrong(
+                "another word", f'`verdict` returned {got!r}, and should return "{BETTER}", "{WORSE}" or "{OPEN}"'
+            )
+        if got == wanted:
+            continue
+        if {got, wanted} == {BETTER, WORSE}:
+            bug = "the two are exchanged"
+        raise Wrong(
+            bug, f"{rows} rows, {sum(before)} right before and {sum(after)} after; {gained} went from wrong to right and {lost} from right to "
+            f"wrong: you say {got!r}"
+        )  # fmt: skip
+
+
+@register(
+    "14.3",
+    title="The ledger of one of N processes",
+    stars=2,
+    minutes=8,
+    task="Write `per_process(weights, gradients, optimizer, activations, gathered, processes, shards)`: the bytes that *one* process needs. The "
+    "first four are the ledger of the whole step in one process. Under DDP (`shards` is False) each has a whole copy of what is kept between "
+    "steps. Under FSDP (`shards` is True) each keeps its part of that, and for a moment `gathered` bytes of whole weights come on top. The rows of "
+    "the step are shared out in both.",
+    wants="per_process",
+    shows="DDP saves activations alone; FSDP divides all four, and pays with what it gathers.",
+    hints=(
+        "Which of the four entries belong to rows, and which to the model?",
+        "A process sees 1/N of the step's rows. What of the ledger depends on rows?",
+        "FSDP: (weights + gradients + optimizer + activations) / N + gathered. Under DDP only activations are divided, and nothing is gathered.",
+    ),
+)
+def per_process(function: Callable[..., float]) -> None:
+    random = generator()
+    for processes in (2, 4, 8, 1):
+        w, g, o, a, gathered = (
+            (torch.randint(50, 900, (5,), generator=random) + torch.tensor([2000, 700, 1100, 0, 0])) * 840
+        ).tolist()
+        for shards in (False, True):
+            kept = w + g + o
+            wanted = (kept + a) / processes + gathered if shards else kept + a / processes
+            got = as_number(attempt(function, w, g, o, a, gathered, processes, shards), "`per_process`")
+            if abs(got - wanted) <= 2:  # rounded up or down
+                continue
+            n = processes
+            bugs = {
+                "a process sees its own rows only": kept / n + a + gathered if shards else kept + a,
+                "all processes together, not one": n * wanted,
+            }
+            bugs |= {
+                "FSDP counted as if it were DDP": kept + a / n,
+                "what is gathered is forgotten": (kept + a) / n,
+                "what is gathered is whole": (kept + a + gathered) / n,
+                "the optimiser is shared out as well": (w + g + a) / n + o + gathered,
+                "gradients are shared out as well": (w + o + a) / n + g + gathered,
+                "not only the weights are shared out": w / n + g + o + a / n + gathered,
+            } if shards else {
+                "DDP does not divide what is kept": (kept + a) / n,
+                "DDP gathers nothing": kept + a / n + gathered,
+            }  # fmt: skip
+            bug = next((bug for bug, wrong in bugs.items() if abs(got - wrong) <= 2), "another number of bytes")
+            how = "FSDP" if shards else "DDP"
+            raise Wrong(
+                bug, f"{processes} processes, {how}: weights {w:,}, gradients {g:,}, optimiser {o:,}, activations {a:,}, gathered {gathered:,}: you say "
+                f"{got:,.0f}"
+            )  # fmt: skip
+
+
+@register(
+    "14.4",
+    title="Unequal shares",
+    stars=2,
+    minutes=8,
+    task="Each of N processes has the gradient of the *mean* loss of its own rows, over `counts[k]` answer tokens. DDP then averages the N "
+    "gradients. Write `weights_of(counts)`: by what must process k multiply its loss, so that the average is the gradient of the mean over *all* tokens?",
+    wants="weights_of",
+    shows="Whatever the shares, the average is the gradient of the one large batch; a process without a token counts nothing.",
+    hints=(
+        "Write the wanted gradient down first. With g_k the gradient of process k's mean, the *sum* over its tokens is counts[k] · g_k.",
+        "Wanted: Σ counts[k]·g_k / Σ counts. DDP gives: (1/N) · Σ w_k·g_k. Compare them term by term.",
+        "(1/N)·w_k = counts[k] / Σ counts.",
+    ),
+)
+def unequal_shares(function: Callable[[Sequence[int]], Sequence[float]]) -> None:
+    random = generator()
+    drawn = [torch.randint(1, 60, (n,), generator=random).tolist() for n in (3, 2, 5)]
+    for counts in ([12, 4], [5, 5, 5, 5], [7, 0, 3], *drawn):
+        n, tokens = len(counts), sum(counts)
+        got = attempt(function, list(counts))
+        try:
+            found = torch.as_tensor([float(value) for value in got], dtype=torch.float64)
+        except (TypeError, ValueError):
+            raise Wrong("not a number for each process", f"for counts {counts} `weights_of` returned {got!r}") from None
+        wanted = n * torch.tensor(counts, dtype=torch.float64) / tokens  # (N,)
+        if len(found) != n:
+            raise Wrong("not a number for each process", f"for counts {counts} it returned {len(found)} numbers")
+        if close(found, wanted):
+            continue
+        bugs = {
+            "every process counts the same": torch.ones(n),
+            "the average's own 1/N is forgotten": wanted / n,
+            "divided by the number of processes twice": wanted / n**2,
+            "a sum, and not a mean": torch.tensor(counts),
+            "turned round: fewer tokens weigh more": tokens / (n * torch.tensor(counts).clamp(min=1)),
+        }
+        bug = next((bug for bug, wrong in bugs.items() if close(found, wrong.double())), "other weights")
+        average = (found * torch.tensor(counts, dtype=torch.float64).clamp(max=1)).sum() / n
+        raise Wrong(
+            bug, f"for counts {counts} you give {[round(v, 3) for v in found.tolist()]}; if every token had the same gradient, the average "
+            f"would be {average:.3g} times that gradient"
+        )  # fmt: skip

@@ -1,0 +1,131 @@
+"""Chapter 14: solutions, stubs and planted bugs."""
+
+import numpy as np
+from kit import Answers
+
+from lora_edu.metrics import Score, paired_bootstrap
+
+
+def choose(need, rows, room, fits=lambda size, room: size <= room, flags=(False, True), every=True):
+    for checkpointing in flags:
+        for size in range(rows, 0, -1):
+            if (rows % size == 0 or not every) and fits(need(size, checkpointing), room):
+                return size, rows // size, checkpointing
+    raise ValueError("nothing fits")
+
+
+def choose_blank(need, rows, room): ...
+
+
+def one_at_a_time(need, rows, room):
+    _, _, checkpointing = choose(need, rows, room)
+    return 1, rows, checkpointing
+
+
+def never_refuses(need, rows, room):
+    try:
+        return choose(need, rows, room)
+    except ValueError:
+        return 1, rows, True
+
+
+def weights(counts):
+    return [len(counts) * count / sum(counts) for count in counts]
+
+
+def weights_blank(counts): ...
+
+
+def per_process(weights, gradients, optimizer, activations, gathered, processes, shards):
+    kept = weights + gradients + optimizer
+    return (kept + activations) / processes + gathered if shards else kept + activations / processes
+
+
+def per_process_blank(weights, gradients, optimizer, activations, gathered, processes, shards): ...
+
+
+def verdict(before, after):
+    gain, _ = paired_bootstrap(*(Score(np.array(each, float)) for each in (before, after)))
+    return "better" if gain.low > 0 else "worse" if gain.high < 0 else "cannot tell"
+
+
+def verdict_blank(before, after): ...
+
+
+def by_two_intervals(before, after):
+    one, other = (Score(np.array(each, float)).interval() for each in (before, after))
+    return "better" if other.low > one.high else "worse" if other.high < one.low else "cannot tell"
+
+
+def by_the_mean(before, after):
+    gain = sum(after) - sum(before)
+    return "better" if gain > 0 else "worse" if gain < 0 else "cannot tell"
+
+
+SWAP = {"better": "worse", "worse": "better", "cannot tell": "cannot tell"}
+
+ANSWERS = {
+    "14.1": Answers(
+        choose,
+        choose_blank,
+        {
+            "the step has other rows": lambda need, rows, room: choose(need, rows, room, every=False),
+            "just enough is refused": lambda need, rows, room: choose(need, rows, room, lambda size, room: size < room),
+            "where it is not needed": lambda need, rows, room: choose(need, rows, room, flags=(True,)),
+            "although something fits": lambda need, rows, room: choose(need, rows, room, flags=(False,)),
+            "fewer rows at once": one_at_a_time,
+            "nothing is said": never_refuses,
+            "does not fit": lambda need, rows, room: (
+                (rows, 1, False) if need(1, True) <= room else choose(need, rows, room)
+            ),
+            "not three values": lambda need, rows, room: choose(need, rows, room)[:2],
+            "not True or False": lambda need, rows, room: (*choose(need, rows, room)[:2], "on"),
+        },
+    ),
+    "14.4": Answers(
+        weights,
+        weights_blank,
+        {
+            "counts the same": lambda counts: [1.0] * len(counts),
+            "own 1/N is forgotten": lambda counts: [count / sum(counts) for count in counts],
+            "processes twice": lambda counts: [count / sum(counts) / len(counts) for count in counts],
+            "a sum, and not a mean": lambda counts: counts,
+            "turned round": lambda counts: [sum(counts) / (len(counts) * max(1, count)) for count in counts],
+            "other weights": lambda counts: [count / max(counts) for count in counts],
+            "not a number for each": lambda counts: sum(counts),
+        },
+    ),
+    "14.3": Answers(
+        per_process,
+        per_process_blank,
+        {
+            "sees its own rows": lambda w, g, o, a, b, n, s: per_process(w, g, o, a * n, b, n, s),
+            "DDP does not divide": lambda w, g, o, a, b, n, s: (w + g + o + a) / n + b * s,
+            "DDP gathers nothing": lambda w, g, o, a, b, n, s: per_process(w, g, o, a, b, n, s) + (0 if s else b),
+            "as if it were DDP": lambda w, g, o, a, b, n, s: w + g + o + a / n,
+            "gathered is forgotten": lambda w, g, o, a, b, n, s: per_process(w, g, o, a, 0, n, s),
+            "gathered is whole": lambda w, g, o, a, b, n, s: per_process(w, g, o, a, b / n, n, s),
+            "optimiser is shared": lambda w, g, o, a, b, n, s: per_process(w, g, o * n if s else o, a, b, n, s),
+            "gradients are shared": lambda w, g, o, a, b, n, s: per_process(w, g * n if s else g, o, a, b, n, s),
+            "only the weights": lambda w, g, o, a, b, n, s: per_process(w, (g + o) * (n if s else 1), 0, a, b, n, s),
+            "all processes together": lambda w, g, o, a, b, n, s: n * per_process(w, g, o, a, b, n, s),
+            "not a number": lambda w, g, o, a, b, n, s: "a lot",
+        },
+    ),
+    "14.2": Answers(
+        verdict,
+        verdict_blank,
+        {
+            "a difference is taken": by_the_mean,
+            "one by one": by_two_intervals,
+            "clear gain": lambda before, after: "cannot tell",
+            "a loss is overlooked": lambda before, after: verdict(before, after).replace("worse", "cannot tell"),
+            "exchanged": lambda before, after: SWAP[verdict(before, after)],
+            "many changes": lambda before, after: (
+                verdict(before, after) if sum(a != b for a, b in zip(after, before)) < 45 else "better"
+            ),
+            "something is found": lambda before, after: "worse" if before == after else verdict(before, after),
+            "another word": lambda before, after: verdict(before, after) == "better",
+        },
+    ),
+}  # fmt: skip
