@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lora_edu import fused
 from lora_edu.errors import ConfigError
 from lora_edu.layers import LoRALayer, LoRALinear
+from lora_edu.losses import bare_head
 
 PARTS = (
     "residual stream and norms",
@@ -253,8 +254,12 @@ def predict_activations(model: nn.Module, batch: Batch, gradient_checkpointing: 
             )  # the rotation's cosines and sines, one table for all layers
     final_trains = inner.norm.weight.requires_grad
     tally.norm(d, final_trains, flow)
-    tally.linear([Matrix.of(model.get_submodule("lm_head"), batch.autocast)], batch.answers, size, flow or final_trains)
-    tally["logits"] += batch.answers * (config.vocab_size * max(4, size) + 8)  # log-probabilities and targets
+    if bare_head(model) is None:
+        head = Matrix.of(model.get_submodule("lm_head"), batch.autocast)
+        tally.linear([head], batch.answers, size, flow or final_trains)
+        tally["logits"] += batch.answers * (config.vocab_size * max(4, size) + 8)  # log-probabilities and targets
+    else:  # made in chunks: the head's input, its gradient, targets
+        tally["logits"] += batch.answers * (2 * d * size + 8)
     return {part: tally[part] for part in PARTS if tally[part]}
 
 

@@ -86,6 +86,12 @@ def listened_to(module: nn.Module) -> bool:
     return any(own) or "forward" in module.__dict__ or _has_any_global_hook()
 
 
+def transformed() -> bool:
+    """Whether something else takes the operations apart: the compiler (which fuses by itself), a trace, vmap, jvp, forward mode …"""
+    busy = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
+    return busy or forward_ad._current_level >= 0
+
+
 def applies(x: Tensor, *parts: Part | None) -> bool:
     """Whether these matrices may be one fused step on `x` now: a plain tensor, a backward pass to come, dtypes that fit."""
     found = [m for m in parts if m is not None]
@@ -93,13 +99,7 @@ def applies(x: Tensor, *parts: Part | None) -> bool:
         return False
     if type(x) not in (Tensor, nn.Parameter) or x.layout != torch.strided:
         return False
-    if (
-        torch.compiler.is_compiling()  # the compiler fuses by itself
-        or torch.jit.is_tracing()
-        or torch._C._are_functorch_transforms_active()  # vmap, grad, jvp …
-        or forward_ad._current_level >= 0
-        or not torch.amp.is_autocast_available(x.device.type)
-    ):
+    if transformed() or not torch.amp.is_autocast_available(x.device.type):
         return False
     if torch.is_autocast_enabled(x.device.type):  # which leaves float64 alone
         return x.is_floating_point() and torch.float64 not in (x.dtype, *(m.W.dtype for m in found))
@@ -107,18 +107,18 @@ def applies(x: Tensor, *parts: Part | None) -> bool:
 
 
 # -- the arithmetic, on tensors of one device; n rows of x -------------------------------------------------------------
-def _autocast_off(x: Tensor) -> Any:
+def autocast_off(x: Tensor) -> Any:
     """Here every cast is written out."""
     device = x.device.type
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
-def _cast(tensor: Any, dtype: torch.dtype | None) -> Any:
+def cast(tensor: Any, dtype: torch.dtype | None) -> Any:
     return tensor if tensor is None or dtype is None else tensor.to(dtype)
 
 
 def _part(tensors: Iterable[Any], scales: tuple[float, float], dtype: torch.dtype | None) -> Part:
-    W, b, A, B = (_cast(tensor, dtype) for tensor in tensors)
+    W, b, A, B = (cast(tensor, dtype) for tensor in tensors)
     return Part(W, b, A, B, *scales)
 
 
@@ -213,10 +213,10 @@ def _differentiable(ctx: Any, step: Any, x: Tensor, tensors: Any, dy: Tensor) ->
 # -- one matrix --------------------------------------------------------------------------------------------------------
 def linear(x: Tensor, m: Part) -> Tensor:
     """x (..., in) → (..., out) through one adapted matrix, as one step of autograd. Ask `applies` first."""
-    return _Linear.apply(x, m.W, m.b, m.A, m.B, m.s, m.p, _autocast_dtype(x))
+    return _Linear.apply(x, m.W, m.b, m.A, m.B, m.s, m.p, autocast_dtype(x))
 
 
-def _autocast_dtype(x: Tensor) -> torch.dtype | None:
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
@@ -225,17 +225,17 @@ class _Linear(Function):
     @staticmethod
     def forward(ctx: Any, x, W, b, A, B, s, p, dtype):
         ctx.scales, ctx.dtype = (s, p), dtype
-        with _autocast_off(x):
-            m, kept = _part((W, b, A, B), (s, p), dtype), _cast(_draw(x, p), dtype)
-            y = _forward(_cast(x, dtype), m, kept)
+        with autocast_off(x):
+            m, kept = _part((W, b, A, B), (s, p), dtype), cast(_draw(x, p), dtype)
+            y = _forward(cast(x, dtype), m, kept)
             ctx.save_for_backward(x, W, b, A, B, _pack(kept))
         return y
 
     @staticmethod
     def backward(ctx: Any, dy):
         x, *tensors, bits = ctx.saved_tensors
-        with _autocast_off(x):
-            m, xc = _part(tensors, ctx.scales, ctx.dtype), _cast(x, ctx.dtype)
+        with autocast_off(x):
+            m, xc = _part(tensors, ctx.scales, ctx.dtype), cast(x, ctx.dtype)
             kept = _unpack(bits, xc)
             if torch.is_grad_enabled():
                 found = _differentiable(ctx, lambda: _plain(xc, m, kept), x, tensors, dy)
@@ -253,12 +253,12 @@ class _GatedMLP(Function):
     @staticmethod
     def forward(ctx: Any, x, scales, dtype, *tensors):
         ctx.scales, ctx.dtype = scales, dtype
-        with _autocast_off(x):
+        with autocast_off(x):
             gate, up, down = _parts(tensors, scales, dtype)
-            xc = _cast(x, dtype)
-            kept_gate = _cast(_draw(x, gate.p), dtype)
+            xc = cast(x, dtype)
+            kept_gate = cast(_draw(x, gate.p), dtype)
             g = _forward(xc, gate, kept_gate)
-            kept_up = _cast(_draw(x, up.p), dtype)
+            kept_up = cast(_draw(x, up.p), dtype)
             u = _forward(xc, up, kept_up)
             h = F.silu(g).mul_(u)
             kept_down = _draw(h, down.p)
@@ -271,9 +271,9 @@ class _GatedMLP(Function):
     def backward(ctx: Any, dy):
         x, g, u, *rest = ctx.saved_tensors
         bits, tensors = rest[:3], rest[3:]
-        with _autocast_off(x):
+        with autocast_off(x):
             gate, up, down = _parts(tensors, ctx.scales, ctx.dtype)
-            xc = _cast(x, ctx.dtype)
+            xc = cast(x, ctx.dtype)
             kept_gate, kept_up, kept_down = (_unpack(b, t) for b, t in zip(bits, (xc, xc, g)))
             if torch.is_grad_enabled():
 
@@ -326,7 +326,7 @@ def forward(self: Any, x: Tensor) -> Tensor:
     if parts is None or not applies(x, *parts):
         return type(self).forward(self, x)
     tensors = (t for m in parts for t in m[:4])
-    return _GatedMLP.apply(x, [m[4:] for m in parts], _autocast_dtype(x), *tensors)
+    return _GatedMLP.apply(x, [m[4:] for m in parts], autocast_dtype(x), *tensors)
 
 
 def attach(model: nn.Module) -> None:

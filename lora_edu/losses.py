@@ -5,13 +5,20 @@ as a *sum* and a *count*, never as a mean: the mean of two means is not the mean
 micro-batches of unequal length goes wrong exactly there.
 """
 
+import ast
 import inspect
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import Function
+
+from lora_edu import fused
 
 IGNORE = -100  # the label of a token that is not learnt (PyTorch's default `ignore_index`)
 
@@ -48,6 +55,8 @@ def causal_lm_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> LossSum:
     alone: the union over the batch, as an index tensor, through its own forward (calling `lm_head` by hand would skip what some
     models do to their logits). A model whose forward cannot do that returns all logits, and the same ones are picked.
 
+    With the fast path on (`fused`) and a frozen head that is nothing but a matrix, logits and their gradient are made in chunks.
+
     Returns `LossSum(total, count)`; with no answer token in the batch that is (0, 0), still attached to the graph.
     """
     labels = batch["labels"]
@@ -59,13 +68,100 @@ def causal_lm_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> LossSum:
     inputs: dict[str, Any] = {name: value for name, value in batch.items() if name != "labels"}
     if forward_takes(model, "use_cache"):
         inputs["use_cache"] = False  # a key-value cache serves generation; here it only copies every key and value
+    picked = answer[:, keep]  # (B, K)
+    head = bare_head(model) if torch.is_grad_enabled() and not fused.transformed() else None
+    if head is not None:
+        with silent(head):  # in the place of logits the model gives what its head would have read
+            hidden = model(**inputs, logits_to_keep=keep).logits[picked]  # (N, d)
+        total = _ChunkedLoss.apply(hidden, head.weight, targets[:, keep][picked], fused.autocast_dtype(hidden))
+        return LossSum(total, int(picked.sum()))
     if forward_takes(model, "logits_to_keep"):
         logits = model(**inputs, logits_to_keep=keep).logits  # (B, K, V)
     else:
         logits = model(**inputs).logits[:, keep]
-    picked = answer[:, keep]  # (B, K)
     logits = logits[picked]  # (N, V): the union holds positions that are prompt or padding in other rows
-    if logits.dtype in (torch.float16, torch.bfloat16):
-        logits = logits.float()  # a log-sum-exp over 49k entries loses too much in half precision
-    total = F.cross_entropy(logits, targets[:, keep][picked], reduction="sum")
+    total = F.cross_entropy(logits.to(wide(logits.dtype)), targets[:, keep][picked], reduction="sum")
     return LossSum(total, int(picked.sum()))
+
+
+# -- the head and the loss in one step (chapter 14) --------------------------------------------------------------------
+CHUNK_BYTES = 2**26  # of logits at a time
+
+
+class _ChunkedLoss(Function):
+    """Summed cross-entropy of hidden (N, d) under the head W (V, d): its gradient is made in the forward pass, chunk by chunk.
+
+    What is kept is N·d numbers twice, and not N·V.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden, W, targets, dtype):
+        gradient, total = torch.empty_like(hidden), hidden.new_zeros((), dtype=wide(hidden.dtype))
+        rows = max(1, CHUNK_BYTES // (W.shape[0] * total.element_size()))
+        with fused.autocast_off(hidden):
+            head = fused.cast(W, dtype)
+            for x, target, out in zip(hidden.split(rows), targets[:, None].split(rows), gradient.split(rows)):
+                logits = F.linear(fused.cast(x, dtype), head).to(total.dtype)  # (rows, V)
+                largest, correct = logits.amax(1, keepdim=True), logits.gather(1, target)
+                powers = logits.sub_(largest).exp_()
+                sums = powers.sum(1, keepdim=True)
+                total += (sums.log() + largest - correct).sum()
+                softmax = powers.div_(sums)
+                softmax.scatter_add_(1, target, softmax.new_full(target.shape, -1.0))
+                out.copy_(softmax.to(head.dtype) @ head)
+        ctx.save_for_backward(hidden, W, targets, gradient)
+        ctx.dtype = dtype
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, d_total):
+        hidden, W, targets, gradient = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a gradient of the gradient is wanted: the plain way
+            logits = F.linear(fused.cast(hidden, ctx.dtype), fused.cast(W, ctx.dtype)).to(d_total.dtype)
+            loss = F.cross_entropy(logits, targets, reduction="sum")
+            return torch.autograd.grad(loss, hidden, d_total, create_graph=True)[0], None, None, None
+        return (gradient * d_total).to(hidden.dtype), None, None, None
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """float32 for half precision, else the type itself: a log-sum-exp over 49k entries loses too much in half precision."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def bare_head(model: nn.Module) -> Any:
+    """The model's output head, if the fast path is on and a chunk of logits is that frozen matrix times a chunk of its input; else None."""
+    inner: Any = unwrap(model)
+    head: Any = getattr(inner, "lm_head", None)
+    kind: Any = type(inner)
+    if head is None or not fused.is_on() or not forward_takes(model, "logits_to_keep") or not gives_bare_logits(kind):
+        return None
+    part = None if fused.listened_to(model) or fused.listened_to(inner) else fused.part(head)
+    return head if part is not None and part.b is None else None
+
+
+@cache
+def gives_bare_logits(kind: Any) -> bool:
+    """Whether a class's forward, read word for word, takes its logits from `lm_head` and does nothing to them (no cap, no scale)."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(kind.forward))))
+    except (OSError, TypeError, SyntaxError):
+        return False
+    nodes = list(ast.walk(tree))
+    made = [
+        ast.unparse(node.value)
+        for node in nodes
+        if isinstance(node, ast.Assign) and "logits" in map(ast.unparse, node.targets)
+    ]
+    passed_on = [node for node in nodes if isinstance(node, ast.keyword) and ast.unparse(node) == "logits=logits"]
+    named = [node for node in nodes if isinstance(node, ast.Name) and node.id == "logits"]
+    return made == ["self.lm_head(hidden_states)"] and len(named) == 1 + len(passed_on)
+
+
+@contextmanager
+def silent(head: Any) -> Iterator[None]:
+    """Within the block the head hands its input on."""
+    head.forward = lambda hidden: hidden
+    try:
+        yield
+    finally:
+        del head.forward

@@ -308,18 +308,29 @@ def test_the_forward_put_on_an_mlp_follows_a_copy_and_leaves_with_the_adapter(st
     assert torch.equal(twin(tokens()).logits, make_tiny_llama(dtype=torch.float64)(tokens()).logits)
 
 
-def test_ddp_trains_alike(tmp_path, steps):
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["DDP", "FSDP2"])
+def test_distributed_trains_alike(kind, tmp_path, steps):
+    """One process is enough to see whether gradients reach the wrapper's hooks; FSDP2 shards the frozen weights too."""
     import torch.distributed as dist
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor
 
     model = make_model(dtype=torch.float32)
     plain = model_gradients(model, on=False)
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
-        wrapped = nn.parallel.DistributedDataParallel(model)
-        found = model_gradients(wrapped, on=True)
+        if kind == "DDP":
+            found = model_gradients(nn.parallel.DistributedDataParallel(model), on=True)
+        else:
+            for block in model.model.layers:
+                fully_shard(block)
+            found = model_gradients(fully_shard(model), on=True)
+            assert all(isinstance(grad, DTensor) for grad in found.values())
+            found = {name: grad.full_tensor() for name, grad in found.items()}
     finally:
         dist.destroy_process_group()
-    assert steps.count("_GatedMLP") == 2
+    assert steps.count("_GatedMLP") == 2 and steps.count("_Linear") == 8
     assert_same({name.removeprefix("module."): grad for name, grad in found.items()}, plain, 1e-5)
 
 

@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from conftest import make_tiny_llama
 from helpers import randomise
 
+from lora_edu import fused, losses
+from lora_edu.activations import saved_for_backward
 from lora_edu.adapters import inject
 from lora_edu.config import LoRAConfig
 from lora_edu.losses import causal_lm_loss
@@ -106,3 +108,127 @@ def test_no_key_value_cache_is_built():
     model.register_forward_hook(lambda module, args, output: outputs.append(output))
     causal_lm_loss(model, batch)
     assert outputs[0].past_key_values is None
+
+
+# -- in chunks ---------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def chunks(monkeypatch):
+    """The fast path on, chunks of two rows, and a list with the rows of each chunked loss."""
+    taken: list[int] = []
+    apply = losses._ChunkedLoss.apply
+    monkeypatch.setattr(losses, "CHUNK_BYTES", 2 * 32 * 8)
+    monkeypatch.setattr(losses._ChunkedLoss, "apply", lambda *args: taken.append(len(args[0])) or apply(*args))
+    with fused.switched(True):
+        yield taken
+
+
+def loss_and_gradients(model, batch, autocast=False):
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        total, count = causal_lm_loss(model, batch)
+    total.backward()
+    return total.detach(), count, gradients(model)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_chunks_give_the_same_loss_and_gradients(dtype, tolerance, chunks):
+    model, batch = adapted(dtype), ragged_batch()
+    total, count, found = loss_and_gradients(model, batch)
+    assert chunks == [count] and "forward" not in model.lm_head.__dict__
+    with fused.disabled():
+        plain_total, plain_count, plain = loss_and_gradients(model, batch)
+    assert chunks == [count] == [plain_count] and total.dtype == plain_total.dtype
+    torch.testing.assert_close(total, plain_total, rtol=tolerance, atol=0)
+    for name, value in plain.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=tolerance * float(value.abs().max()))
+
+
+@pytest.mark.parametrize(("dtype", "autocast"), [(torch.float32, True), (torch.bfloat16, False)])
+def test_chunks_in_half_precision(dtype, autocast, chunks):
+    hidden = torch.randn(9, 64, dtype=dtype, requires_grad=True)
+    W, targets = torch.randn(32, 64, dtype=dtype) / 8, torch.randint(0, 32, (9,))
+    total = losses._ChunkedLoss.apply(hidden, W, targets, torch.bfloat16 if autocast else None)
+    (gradient,) = torch.autograd.grad(total, hidden)
+    exact = hidden.detach().double().requires_grad_(True)
+    loss = F.cross_entropy(exact @ W.double().T, targets, reduction="sum")
+    loss.backward()
+    assert total.dtype == torch.float32 and gradient.dtype == dtype
+    torch.testing.assert_close(total.double(), loss, rtol=1e-2, atol=0)
+    assert (gradient.double() - exact.grad).norm() < 1e-2 * exact.grad.norm()
+
+
+def test_chunks_keep_no_logits(chunks):
+    head = torch.nn.Linear(16, 32, bias=False).requires_grad_(False)
+    hidden, targets = torch.randn(11, 16, requires_grad=True), torch.zeros(11, dtype=torch.int64)
+    with saved_for_backward(head) as saved:
+        losses._ChunkedLoss.apply(hidden, head.weight, targets, None)
+    assert saved.total == 11 * (2 * 16 * 4 + 8)
+    with saved_for_backward(head) as plain:
+        F.cross_entropy(head(hidden), targets, reduction="sum")
+    assert plain.total >= 11 * 32 * 4
+
+
+def test_the_gradient_of_the_chunked_loss_has_a_gradient(chunks):
+    W, targets = torch.randn(32, 4, dtype=torch.float64), torch.tensor([1, 5, 31])
+    hidden = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(losses._ChunkedLoss.apply, (hidden, W, targets, None))
+    assert torch.autograd.gradgradcheck(losses._ChunkedLoss.apply, (hidden, W, targets, None))
+
+
+def test_no_answer_token_is_no_chunk_to_stumble_over(chunks):
+    batch = ragged_batch()
+    batch["labels"][:] = -100
+    total, count, found = loss_and_gradients(adapted(), batch)
+    assert total == 0 and count == 0 and all(grad.abs().max() == 0 for grad in found.values()) and chunks == [0]
+
+
+def gemma2():
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    config = Gemma2Config(vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, head_dim=8, final_logit_softcapping=0.5)  # fmt: skip
+    return inject(Gemma2ForCausalLM(config), LoRAConfig(r=2))
+
+
+def hooked_head():
+    model = adapted()
+    model.lm_head.register_forward_hook(lambda module, args, output: output / 2)
+    return model
+
+
+def adapted_head():
+    return inject(make_tiny_llama(dtype=torch.float64), LoRAConfig(r=2, target_modules=["q_proj", "lm_head"]))
+
+
+def with_bias():
+    model = adapted()
+    model.lm_head = torch.nn.Linear(16, 32, dtype=torch.float64).requires_grad_(False)
+    return model
+
+
+PLAIN = {
+    "logits are capped": gemma2,
+    "a hook on the head": hooked_head,
+    "the head has an adapter": adapted_head,
+    "the head has a bias": with_bias,
+    "full fine-tuning": lambda: make_tiny_llama(dtype=torch.float64),
+    "the forward cannot be asked for a few positions": lambda: NoKeep(adapted()),
+}
+
+
+@pytest.mark.parametrize("situation", PLAIN)
+def test_where_logits_are_not_made_in_chunks(situation, chunks):
+    model, batch = PLAIN[situation](), ragged_batch()
+    total, _, _ = loss_and_gradients(model, batch)
+    with fused.disabled():
+        plain, _, _ = loss_and_gradients(model, batch)
+    assert not chunks
+    torch.testing.assert_close(total, plain, rtol=1e-6, atol=0)
+
+
+def test_without_gradients_and_after_an_error_the_head_is_itself(chunks):
+    model, batch = adapted(), ragged_batch()
+    with torch.no_grad():
+        causal_lm_loss(model, batch)
+    assert not chunks
+    with pytest.raises(IndexError):
+        causal_lm_loss(model, batch | {"input_ids": batch["input_ids"] + 32})
+    assert "forward" not in model.lm_head.__dict__ and model(batch["input_ids"]).logits.shape[-1] == 32
