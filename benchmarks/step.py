@@ -2,7 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/step.py            # fp32 and bf16, 7 rounds
 
-`ours` is the fast path of lora_edu/fused.py; `ours, plain` is the layer as chapter 03 writes it. The limit is the least that
+`ours` is the fast path of lora_edu/fused.py; `ours, plain` the layer as chapter 03 writes it; `ours, our loss` the fast path with
+`causal_lm_loss` as the trainer has it, where the others take the model's own loss. The limit is the least that
 any adapter method must pay: the frozen base's forward and its backward to the inputs, without any adapter or optimiser.
 Times are CPU seconds, variants interleaved; memory is the transient peak above weights and optimiser state.
 """
@@ -17,12 +18,13 @@ from common import interleaved, ratios, transient_peak, write
 from lora_edu import fused
 from lora_edu.adapters import inject
 from lora_edu.config import LoRAConfig
+from lora_edu.losses import causal_lm_loss
 from lora_edu.models import load_base
 
 BATCH, LENGTH = 4, 128
 
 
-def make_step(model, ids, dtype, train_inputs=False):
+def make_step(model, ids, dtype, train_inputs=False, own_loss=False):
     """One step as a function: forward, loss, backward, AdamW on what trains (for the limit: gradients to the inputs)."""
     params = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(params, lr=1e-4) if params else None
@@ -33,6 +35,8 @@ def make_step(model, ids, dtype, train_inputs=False):
             if train_inputs:
                 x = embed(ids).detach().requires_grad_(True)  # (B, T, d): the backward pass reaches down to here
                 loss = model(inputs_embeds=x, labels=ids, use_cache=False).loss
+            elif own_loss:
+                loss = causal_lm_loss(model, {"input_ids": ids, "labels": ids}).total / (BATCH * (LENGTH - 1))
             else:
                 loss = model(input_ids=ids, labels=ids, use_cache=False).loss
         loss.backward()
@@ -77,6 +81,7 @@ def main() -> None:
             "peft": make_step(theirs, ids, dtype),
             "ours": on(True, step),
             "ours, plain": on(False, step),
+            "ours, our loss": on(True, make_step(ours, ids, dtype, own_loss=True)),
         }
         seconds = interleaved(steps, 2 if options.quick else options.rounds)
         table = ratios(seconds, "limit")
