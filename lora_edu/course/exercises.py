@@ -123,11 +123,19 @@ def is_blank(value: Any) -> bool:
     return inspect.isfunction(value) and is_stub(value)
 
 
+MOST_SHOWN = 200  # characters of one argument in a message
+
+
 def shapes(values: tuple[Any, ...]) -> str:
     def short(value: Any) -> str:
         if isinstance(value, torch.Tensor):
             return str(tuple(value.shape))
-        return type(value).__name__ if isinstance(value, nn.Module) else repr(value)
+        if isinstance(value, nn.Module):
+            return type(value).__name__
+        if inspect.isroutine(value):
+            return value.__name__
+        text = repr(value)
+        return text if len(text) <= MOST_SHOWN else f"a {type(value).__name__}"
 
     return ", ".join(map(short, values))
 
@@ -151,13 +159,14 @@ def attempt(function: Any, *values: Any) -> Any:
         if "ellipsis" in str(error):
             raise NotAttempted from None
         raise Wrong(
-            "it raises an error", f"`{name}` called with {shapes(values)} raised {type(error).__name__}: {error}"
+            "it raises an error",
+            f"`{name}` raised {type(error).__name__}: {error}. It was called with {shapes(values)}",
         ) from error
     if (result is not None and is_blank(result)) or (result is None and is_stub(function)):
         raise NotAttempted
     if result is None:
         raise Wrong(
-            "nothing is returned", f"`{name}` called with {shapes(values)} returned None: is a `return` missing?"
+            "nothing is returned", f"`{name}` returned None: is a `return` missing? It was called with {shapes(values)}"
         )
     for before, after in zip(values, copies):
         if isinstance(before, torch.Tensor) and not torch.equal(before, after):

@@ -1,5 +1,6 @@
 """Chapter 05: solutions, stubs and planted bugs."""
 
+import numpy as np
 import torch
 from kit import Answers
 
@@ -48,6 +49,13 @@ def pad_batch(
     return ids, mask, labels.roll(-shift, dims=1)
 
 
+def pads_in_place(rows, prompt_lengths, pad):
+    made = pad_batch(rows, prompt_lengths, pad)
+    for row in rows:
+        row.extend([pad] * (made[0].shape[1] - len(row)))
+    return made
+
+
 def pad_batch_stub(rows, prompt_lengths, pad): ...
 
 
@@ -85,13 +93,14 @@ def loop(
     item=True,
     skip=0,
     log=None,
+    everything=False,
 ):
     """`train_by_hand` with something wrong."""
 
     def train_by_hand(model, batches, loss_sum, lr):
         if thaw:
             model.requires_grad_(True)
-        weights = [p for p in model.parameters() if p.requires_grad]
+        weights = [p for p in model.parameters() if p.requires_grad or everything]
         optimizer = make(weights, lr) if make else torch.optim.AdamW(weights, lr=lr, weight_decay=0)
         losses = []
         for batch in batches[skip:]:
@@ -179,6 +188,37 @@ def steps(model, micro_batches, loss_sum):
     return mean
 
 
+def keeps_all(model, micro_batches, loss_sum):
+    sums = [loss_sum(model, batch) for batch in micro_batches]
+    mean = sum(total for total, _ in sums) / sum(count for _, count in sums)
+    mean.backward()
+    return mean.item()
+
+
+def keeps_the_running_sum(model, micro_batches, loss_sum):
+    """No list, and every graph behind one tensor all the same."""
+    total, count = torch.zeros(()), 0
+    for batch in micro_batches:
+        loss, tokens = loss_sum(model, batch)
+        total, count = total + loss, count + tokens
+    (total / count).backward()
+    return (total / count).item()
+
+
+def counts_first(model, micro_batches, loss_sum):
+    """Right as well: a first pass asks for the counts alone and lets its graphs go."""
+    count = 0
+    for batch in micro_batches:
+        _, tokens = loss_sum(model, batch)
+        count += tokens
+    mean = 0.0
+    for batch in micro_batches:
+        total, _ = loss_sum(model, batch)
+        (total / count).backward()
+        mean += total.item() / count
+    return mean
+
+
 def clears(model, micro_batches, loss_sum):
     mean = accumulate(model, micro_batches, loss_sum)
     model.zero_grad()
@@ -202,7 +242,8 @@ ANSWERS = {
             "wrapped round": lambda ids, p: [IGNORE] * (p - 1) + ids[p:] + ids[:1],
             "a token of the prompt is learnt": lambda ids, p: [IGNORE] * (p - 2) + ids[p - 1 :] + [IGNORE],
             "changed in place": in_place,
-            "not a list of labels": lambda ids, p: len(ids),
+            "not a list of labels": lambda ids, p: [label + 0.0 for label in shifted_labels(ids, p)],
+            "nothing is learnt": lambda ids, p: [IGNORE] * len(ids),
         },
     ),
     "05.4": Answers(
@@ -217,6 +258,7 @@ ANSWERS = {
             "the labels are shifted": lambda r, p, pad: pad_batch(r, p, pad, shift=1),
             "not three tensors": lambda r, p, pad: pad_batch(r, p, pad)[0],
             "not a rectangle": lambda r, p, pad: (r, r, r),
+            "the rows are changed in place": pads_in_place,
         },
     ),
     "05.2": Answers(
@@ -233,6 +275,9 @@ ANSWERS = {
             "the list keeps every graph": loop(item=False),
             "other losses": loop(log=lambda total, count: total),
             "another run": loop(skip=1),
+            "not the gradient of the mean": loop(by=lambda total, count, batch: total / count / 5),
+            "divided by another number than that of the tokens": loop(by=lambda total, count, batch: total / 10),
+            "the optimiser is given what is frozen": loop(everything=True),
         },
     ),
     "05.3": Answers(
@@ -251,6 +296,7 @@ ANSWERS = {
                 lambda loss, count, n, tokens: loss / tokens, lambda sums: sum(loss for loss, _ in sums)
             ),
             "no loss is returned": lambda *given: [accumulate(*given)],
+            "every graph is kept": keeps_all,
         },
     ),
 }
@@ -259,6 +305,37 @@ ANSWERS = {
 def test_a_right_answer_in_another_style_passes():
     from kit import ask
 
+    def tensor(ids, p):
+        return torch.tensor(shifted_labels(ids, p))
+
+    for made in (tensor, lambda ids, p: list(tensor(ids, p)), lambda ids, p: tensor(ids, p).numpy()):
+        assert ask("05.1", made).passed
+    assert ask("05.1", lambda ids, p: [np.int64(label) for label in shifted_labels(ids, p)]).passed
+    assert ask("05.2", lambda *given: np.array(train_by_hand(*given))).passed
+    for number in (np.float32, np.float64, torch.tensor, lambda mean: torch.tensor(mean, requires_grad=True)):
+        assert ask("05.3", lambda *given, number=number: number(accumulate(*given))).passed
     assert ask("05.3", two_passes).passed
-    assert ask("05.1", lambda ids, p: torch.tensor(shifted_labels(ids, p))).passed
+    assert ask("05.3", counts_first).passed
     assert ask("05.4", lambda r, p, pad: [t.tolist() for t in pad_batch(r, p, pad)]).passed
+    assert ask("05.4", lambda r, p, pad: tuple(t.numpy() for t in pad_batch(r, p, pad))).passed
+
+
+def test_a_running_sum_keeps_every_graph_too():
+    from kit import ask
+
+    assert ask("05.3", keeps_the_running_sum).bug == "every graph is kept"
+
+
+def test_an_error_is_told_before_the_arguments_and_briefly():
+    from kit import ask
+
+    def divides_all(model, micro_batches, loss_sum):
+        accumulate(model, micro_batches, loss_sum)
+        for p in model.parameters():
+            p.grad /= 2
+
+    said = ask("05.3", divides_all).message
+    assert "A frozen parameter has no gradient" in said and "tensor(" not in said
+    for id, nothing in (("05.2", lambda *given: print(end="")), ("05.3", lambda *given: print(end=""))):
+        said = ask(id, nothing).message
+        assert said.index("is a `return` missing") < said.index("called with") and len(said) < 250, said

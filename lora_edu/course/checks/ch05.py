@@ -1,11 +1,14 @@
 """Exercises of chapter 05, First run."""
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from weakref import WeakSet
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from lora_edu.course.exercises import NotAttempted, Wrong, attempt, close, generator, register
 from lora_edu.losses import IGNORE
@@ -14,16 +17,17 @@ PAD = 2  # of the rows that the checkers make up: the token that ends an answer,
 
 
 def _numbers(values: Any, what: str) -> list[int]:
-    """A list, tuple or tensor of whole numbers as a list."""
-    if isinstance(values, Tensor):
+    """A list, tuple, tensor or array of whole numbers as a list."""
+    if hasattr(values, "tolist"):
         values = values.tolist()
     if not isinstance(values, Sequence) or isinstance(values, str):
         raise Wrong("not a list of labels", f"{what} is {type(values).__name__}, and should be a list of whole numbers")
     if any(value is ... or value is None for value in values):
         raise NotAttempted
-    if not all(isinstance(value, int | float) and value == int(value) for value in values):
-        raise Wrong("not a list of labels", f"{what} holds something that is no whole number: {values!r}")
-    return [int(value) for value in values]
+    try:
+        return [operator.index(value) for value in values]
+    except TypeError:
+        raise Wrong("not a list of labels", f"{what} holds something that is no whole number: {values!r}") from None
 
 
 def _row(random: torch.Generator, prompt: int, answer: int) -> list[int]:
@@ -64,6 +68,7 @@ def shifted_labels(function: Callable[[list[int], int], Sequence[int]]) -> None:
             continue
         masked = [IGNORE] * prompt + ids[prompt:]
         bugs = {
+            "nothing is learnt": [IGNORE] * len(ids),
             "not shifted: each position learns to repeat the token it has read": masked,
             "shifted the wrong way": [IGNORE, *masked[:-1]],
             "shifted by two": [*masked[2:], IGNORE, IGNORE],
@@ -137,7 +142,9 @@ def train_by_hand(function: Callable[..., Sequence[float]]) -> None:
         model = _Reader(random)
         model.load_state_dict(start.state_dict())
         frozen = model.table.weight.clone()
-        got = attempt(function, model, batches, _loss_sum, 0.03)
+        seen = _Steps(model)
+        with seen:
+            got = _attempt(function, model, batches, _loss_sum, 0.03)
         if not torch.equal(frozen, model.table.weight) or any(p.requires_grad for p in model.table.parameters()):
             raise Wrong(
                 "a frozen weight has changed", "the base's table was frozen when you got it, and is not what it was"
@@ -147,14 +154,71 @@ def train_by_hand(function: Callable[..., Sequence[float]]) -> None:
                 "nothing has moved",
                 "the trained weight is what it was: is the optimiser's step taken, and are the gradients still there when it is?",
             )
-        weight, losses = variants.pop("")
+        weight, losses, grads = variants.pop("")
+        size = (seen.grads[0].norm() / grads[0].norm()).item() if seen.grads else 1.0
         if close(model.trained.weight.detach(), weight):
-            return _judge_losses(got, losses)
-        bug = next((bug for bug, (w, _) in variants.items() if close(model.trained.weight.detach(), w)), "another run")
+            seen.judge(grads)
+            _judge_losses(got, losses)
+            continue
+        # AdamW hardly notices a constant factor, so the weights alone do not tell what was divided by what
+        bug = next((bug for bug, run in variants.items() if _same(model, seen, run[0], run[2])), "another run")
+        if bug == "another run" and seen.grads and close(seen.grads[0] / size, grads[0]):
+            bug = "divided by another number than that of the tokens" if abs(size - 1) > 1e-3 else bug
         distance = (model.trained.weight.detach() - weight).norm() / (weight - start.trained.weight).norm()
         raise Wrong(
-            bug, f"after {len(batches)} steps your weight is {distance:.0%} of the way gone off the reference's"
+            bug,
+            f"after {len(batches)} steps your weight ends {distance:.2f} × the reference's whole path away from the reference's end",
         )
+
+
+class _Steps:
+    """What every optimiser's step inside `with` finds: the gradient of the trained weight, and whether it was given the frozen one."""
+
+    def __init__(self, model: _Reader) -> None:
+        self.model, self.grads, self.frozen_too = model, list[Tensor](), False
+
+    def __enter__(self) -> None:
+        self.handle = register_optimizer_step_pre_hook(self._look)
+
+    def __exit__(self, *_: object) -> None:
+        self.handle.remove()
+
+    def _look(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        if (grad := self.model.trained.weight.grad) is not None:
+            self.grads.append(grad.clone())
+        given = [p for group in optimizer.param_groups for p in group["params"]]
+        self.frozen_too |= any(p is self.model.table.weight for p in given)
+
+    def judge(self, grads: Sequence[Tensor]) -> None:
+        """For a run whose weights are right. Raises: Wrong."""
+        if self.frozen_too:
+            raise Wrong(
+                "the optimiser is given what is frozen",
+                "the weights come out right, but the optimiser got the base's frozen table too: hand it what trains, and nothing else",
+            )
+        for step, (got, wanted) in enumerate(zip(self.grads, grads), 1):
+            if not close(got, wanted, 1e-3):
+                raise Wrong(
+                    "not the gradient of the mean",
+                    f"the weights come out right, for AdamW hardly notices a constant factor; but at step {step} the gradient is "
+                    f"{got.norm() / wanted.norm():.2f} times as long as that of the mean loss a token",
+                )
+
+
+def _same(model: _Reader, seen: _Steps, weight: Tensor, grads: Sequence[Tensor]) -> bool:
+    """Whether a learner's run is the run that ended in `weight` and began with `grads[0]`."""
+    first = not seen.grads or close(seen.grads[0], grads[0], 1e-3)
+    return first and close(model.trained.weight.detach(), weight)
+
+
+def _attempt(function: Callable[..., Any], *values: Any) -> Any:
+    """`attempt`, with a word on the error that a frozen parameter's missing gradient raises."""
+    try:
+        return attempt(function, *values)
+    except Wrong as wrong:
+        if "'NoneType'" not in wrong.detail:
+            raise
+        raise Wrong(wrong.bug, f"{wrong.detail}. A frozen parameter has no gradient: its `.grad` is None") from None
 
 
 _LOOP_BUGS = (
@@ -167,8 +231,10 @@ _LOOP_BUGS = (
 )
 
 
-def _reference(start: _Reader, batches: Sequence[Mapping[str, Tensor]], bug: str) -> tuple[Tensor, list[float]]:
-    """The trained weight and the mean losses of the run, with one bug or ("") none."""
+def _reference(
+    start: _Reader, batches: Sequence[Mapping[str, Tensor]], bug: str
+) -> tuple[Tensor, list[float], list[Tensor]]:
+    """The trained weight, the mean losses and the gradients of the run, with one bug or ("") none."""
     model = _Reader(torch.Generator().manual_seed(0))
     model.load_state_dict(start.state_dict())
     weights = [model.trained.weight]
@@ -177,20 +243,22 @@ def _reference(start: _Reader, batches: Sequence[Mapping[str, Tensor]], bug: str
         if bug == "another optimiser"
         else torch.optim.AdamW(weights, lr=0.03, weight_decay=0.01 if bug == "weights decay" else 0.0)
     )
-    losses = []
+    losses, grads = [], []
     for batch in batches[: -1 if bug == "a batch is left out" else None]:
         total, count = _loss_sum(model, batch)
         by = {"the sum is trained, not the mean": 1, "divided by the number of rows": len(batch["input_ids"])}
         (total / by.get(bug, count)).backward()
+        assert model.trained.weight.grad is not None
+        grads.append(model.trained.weight.grad.clone())
         optimizer.step()
         if bug != "the old gradients are kept":
             optimizer.zero_grad()
         losses.append(total.item() / count)
-    return model.trained.weight.detach().clone(), losses
+    return model.trained.weight.detach().clone(), losses, grads
 
 
 def _judge_losses(got: Any, wanted: Sequence[float]) -> None:
-    if isinstance(got, Tensor):
+    if hasattr(got, "tolist"):
         got = got.tolist()
     if not isinstance(got, Sequence) or isinstance(got, str):
         raise Wrong(
@@ -207,6 +275,39 @@ def _judge_losses(got: Any, wanted: Sequence[float]) -> None:
             "other losses",
             f"the weights are right; the losses returned are {[round(float(v), 3) for v in got]}, the means a token {[round(v, 3) for v in wanted]}",
         )
+
+
+class _Graph:
+    """Lives as long as the graph behind one summed loss still holds what its backward pass needs."""
+
+
+class _Watch(torch.autograd.Function):
+    """The identity; its `_Graph` goes with the graph, or after its backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, total: Tensor, graph: _Graph) -> Tensor:
+        ctx.graph = graph
+        return total.view_as(total)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        ctx.graph = None
+        return grad, None
+
+
+class _WatchedLoss:
+    """`_loss_sum` that counts how many earlier graphs are still alive when it is called: one at most, if memory is to be saved."""
+
+    def __init__(self) -> None:
+        self.graphs, self.most = WeakSet[_Graph](), 0
+
+    def __call__(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, int]:
+        self.most = max(self.most, len(self.graphs))
+        total, count = _loss_sum(model, batch)
+        if total.requires_grad:
+            self.graphs.add(graph := _Graph())
+            total = _Watch.apply(total, graph)
+        return total, count
 
 
 @register(
@@ -232,7 +333,8 @@ def accumulate(function: Callable[..., float]) -> None:
         grads, losses = _gradients(model, batches)
         model.zero_grad()
         model.calls, before = 0, model.trained.weight.detach().clone()
-        got = attempt(function, model, batches, _loss_sum)
+        watched = _WatchedLoss()
+        got = _attempt(function, model, batches, watched)
         if not torch.equal(before, model.trained.weight):
             raise Wrong("a step is taken", "the weights have moved: `accumulate` only leaves a gradient behind")
         if model.trained.weight.grad is None:
@@ -245,6 +347,12 @@ def accumulate(function: Callable[..., float]) -> None:
                 "all rows at once",
                 f"the model was called {model.calls} times for {len(batches)} micro-batches: that needs the memory of all",
             )
+        if watched.most > 1:
+            raise Wrong(
+                "every graph is kept",
+                f"{watched.most} earlier micro-batches still held their graphs when the next one came, so the memory of all is needed: "
+                "call `backward()` for each before the next",
+            )
         grad = model.trained.weight.grad
         bug = next((name for name, wrong in grads.items() if close(grad, wrong)), "another gradient")
         if bug:
@@ -253,7 +361,9 @@ def accumulate(function: Callable[..., float]) -> None:
                 bug,
                 f"for micro-batches of {[_loss_sum(model, b)[1] for b in batches]} tokens your gradient has {size:.2f} times the length of the one batch's, or another direction",
             )
-        if isinstance(got, bool) or not isinstance(got, int | float | Tensor):
+        if getattr(got, "shape", None) in ((), (1,)):
+            got = got.item()  # a tensor or a NumPy number
+        if isinstance(got, bool) or not isinstance(got, int | float):
             raise Wrong(
                 "no loss is returned",
                 f"the gradient is right; returned is {type(got).__name__}, and wanted the mean loss a token",
@@ -315,9 +425,9 @@ def _running(each: Sequence[tuple[Tensor, float, int]], tokens: int) -> Tensor:
 
 
 def _matrix(value: Any, shape: tuple[int, int], what: str) -> Tensor:
-    if isinstance(value, list):
+    if not isinstance(value, Tensor) and hasattr(value, "__len__"):
         try:
-            value = torch.tensor(value)
+            value = torch.as_tensor(value)
         except (TypeError, ValueError, RuntimeError):
             raise Wrong("not a rectangle", f"{what} is a list whose rows are not of one length") from None
     if value is ... or value is None:
@@ -349,7 +459,10 @@ def pad_batch(function: Callable[[list[list[int]], list[int], int], tuple[Tensor
     for sizes in ([(3, 4), (2, 2), (5, 3)], [(2, 1), (4, 6)], torch.randint(1, 8, (4, 2), generator=random).tolist()):
         rows = [_row(random, prompt, answer) for prompt, answer in sizes]
         prompts = [prompt for prompt, _ in sizes]
-        got = attempt(function, [list(row) for row in rows], list(prompts), PAD)
+        given = [list(row) for row in rows]
+        got = attempt(function, given, list(prompts), PAD)
+        if given != rows:
+            raise Wrong("the rows are changed in place", "`pad_batch` changed the rows it was given: make new ones")
         if not isinstance(got, tuple | list) or len(got) != 3:
             raise Wrong(
                 "not three tensors",
