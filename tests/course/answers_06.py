@@ -1,8 +1,11 @@
 """Chapter 06: solutions, stubs and planted bugs."""
 
+import difflib
 import math
 import re
 
+import numpy as np
+import torch
 from kit import Answers
 
 from lora_edu.course.patients import SOUND
@@ -18,12 +21,51 @@ def where_to_stop(losses, patience, *, tie=False, previous=False):
     return len(losses) - 1, best
 
 
+def as_numpy(losses, patience):
+    return tuple(np.array(where_to_stop(losses, patience)))
+
+
+def as_tensors(losses, patience):
+    return torch.tensor(where_to_stop(losses, patience))
+
+
+def starting_at(first):
+    def stop(losses, patience):
+        lowest, best, waited = first, 0, 0
+        for i, loss in enumerate(losses):
+            lowest, best, waited = (loss, i, 0) if loss < lowest else (lowest, best, waited + 1)
+            if waited >= patience:
+                return i, best
+        return len(losses) - 1, best
+
+    return stop
+
+
+def emptied(losses, patience):
+    found = where_to_stop(losses, patience)
+    losses.clear()
+    return found
+
+
 def variant(function, **how):
     return lambda *inputs: function(*inputs, **how)
 
 
 def length_of_update(A, B, s):
     return abs(s) * ((B.T @ B) * (A @ A.T)).sum().clamp_min(0).sqrt().item()
+
+
+def without_a_sign(A, B, s):
+    return s * ((B.T @ B) * (A @ A.T)).sum().sqrt()
+
+
+def by_rows(A, B, s):
+    return s * math.sqrt(sum(float((row @ A).square().sum()) for row in B))
+
+
+def in_two_blocks(A, B, s):
+    size = max(1, len(B) - 1)
+    return s * math.sqrt(sum(float((B[i : i + size] @ A).square().sum()) for i in range(0, len(B), size)))
 
 
 def plain(text):
@@ -37,6 +79,10 @@ def leaks(train, held_out):
 
 def leaks_by(form):
     return lambda train, held_out: [text for text in held_out if form(text) in {form(each) for each in train}]
+
+
+def leaks_where(alike):
+    return lambda train, held_out: [text for text in held_out if any(alike(plain(text), plain(each)) for each in train)]
 
 
 def diagnose(chart, healthy):
@@ -82,6 +128,9 @@ ANSWERS = {
             "it never stops": lambda losses, patience: (len(losses) - 1, losses.index(min(losses))),
             "stopped too early": lambda losses, patience: where_to_stop(losses, max(0, patience - 1)),
             "another step": lambda losses, patience: (0, 0),
+            "swapped": lambda losses, patience: where_to_stop(losses, patience)[::-1],
+            "counted from 1": lambda losses, patience: tuple(i + 1 for i in where_to_stop(losses, patience)),
+            "the losses are changed": emptied,
             "not two indices": lambda losses, patience: where_to_stop(losses, patience)[0],
         },
     ),
@@ -93,7 +142,7 @@ ANSWERS = {
             "lengths do not multiply": lambda A, B, s: abs(s) * (A.norm() * B.norm()).item(),
             "the scale is forgotten": lambda A, B, s: length_of_update(A, B, 1.0),
             "squared, without the root": lambda A, B, s: length_of_update(A, B, s) ** 2,
-            "never negative": lambda A, B, s: s * length_of_update(A, B, 1.0),
+            "a large part": in_two_blocks,
             "the scale is not squared": lambda A, B, s: math.sqrt(abs(s)) * length_of_update(A, B, 1.0),
             "it raises an error": lambda A, B, s: (A.T @ B.T @ A).trace(),
             "not a number": lambda A, B, s: A @ A.T,
@@ -106,6 +155,13 @@ ANSWERS = {
             "only exact copies": lambda train, held_out: [text for text in held_out if text in train],
             "capitals still count": leaks_by(lambda text: " ".join(re.findall(r"\w+", text))),
             "spaces still count": leaks_by(lambda text: re.sub(r"[^\w ]", "", text.lower())),
+            "some punctuation still counts": leaks_by(lambda text: " ".join(re.sub("[?!.,]", " ", text.lower()).split())),
+            "a part of a text": leaks_where(lambda a, b: a in b),
+            "glued": leaks_by(lambda text: "".join(c for c in text.lower() if c.isalnum())),
+            "other alphabets": leaks_by(lambda text: " ".join(re.findall("[a-z0-9]+", text.lower()))),
+            "alike": leaks_where(lambda a, b: difflib.SequenceMatcher(None, a, b).ratio() > 0.93),
+            "a repeated text": lambda train, held_out: list(dict.fromkeys(leaks(train, held_out))),
+            "another order": lambda train, held_out: sorted(leaks(train, held_out)),
             "punctuation still counts": leaks_by(lambda text: text.lower().replace(" ", "").replace("?", "")),
             "texts of the wrong side": lambda train, held_out: leaks(held_out, train),
             "texts in another form": lambda train, held_out: [plain(text) for text in leaks(train, held_out)],

@@ -1,6 +1,7 @@
 """Exercises of chapter 06, Reading runs."""
 
 import math
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -36,7 +37,16 @@ def _slips(losses: Sequence[float], patience: int) -> dict[str, tuple[int, int]]
         "stopped too early": _where_it_stops(losses, max(0, patience - 1)),
         "the last weights are kept, not the best": (last, last),
         "it never stops": (len(losses) - 1, min(range(len(losses)), key=losses.__getitem__)),
+        "the two are swapped": _where_it_stops(losses, patience)[::-1],
+        "counted from 1": (_where_it_stops(losses, patience)[0] + 1, _where_it_stops(losses, patience)[1] + 1),
     }
+
+
+def _index(value: Any) -> int:
+    """A whole number of whatever library, but no truth value. Raises TypeError."""
+    if isinstance(value, bool):
+        raise TypeError("a truth value is no index")
+    return operator.index(value)
 
 
 @register(
@@ -58,16 +68,21 @@ def _slips(losses: Sequence[float], patience: int) -> dict[str, tuple[int, int]]
 def where_to_stop(function: Callable[[list[float], int], tuple[int, int]]) -> None:
     draw = torch.rand(8, 9, generator=generator()).mul(10).round().div(10).tolist()
     fixed = [([3.0, 2.0, 1.0, 0.5], 2), ([1.0, 2.0, 3.0, 4.0], 2), ([3.0, 1.0, 2.0, 1.5, 1.2, 0.9], 3), ([2.0, 1.0, 1.0, 1.0, 0.5], 2),
-             ([5.0, 4.0, 4.5, 4.2, 3.9, 4.1, 4.0], 2), ([1.0], 1), ([2.0, 3.0], 1)]  # fmt: skip
+             ([5.0, 4.0, 4.5, 4.2, 3.9, 4.1, 4.0], 2), ([1.0], 1), ([2.0, 3.0], 1), ([1500.0, 1200.0, 1300.0], 3)]  # fmt: skip
     cases = [*fixed, *((curve, 1 + i % 3) for i, curve in enumerate(draw))]
     said = []
     for losses, patience in cases:
-        got = attempt(function, list(losses), patience)
-        if not (isinstance(got, tuple | list) and len(got) == 2 and all(isinstance(each, int) for each in got)):
+        given = list(losses)
+        got = attempt(function, given, patience)
+        if given != losses:
+            raise Wrong("the losses are changed", f"you were given {losses} and left {given}; read the list only")
+        try:
+            last, best = (_index(each) for each in got)
+        except (TypeError, ValueError):
             raise Wrong(
                 "not two indices", f"it returned {got!r}; give (index of the last evaluation, index of the best one)"
-            )
-        said.append((got[0], got[1]))
+            ) from None
+        said.append((last, best))
     right = [_where_it_stops(*case) for case in cases]
     if said == right:
         return
@@ -78,7 +93,7 @@ def where_to_stop(function: Callable[[list[float], int], tuple[int, int]]) -> No
 
 
 class _Largest(TorchDispatchMode):
-    """The largest tensor that is made inside."""
+    """How many numbers the largest tensor holds that is made inside."""
 
     numbers = 0
 
@@ -96,7 +111,7 @@ class _Largest(TorchDispatchMode):
     stars=2,
     minutes=10,
     task="Write `length_of_update(A, B, s)`: ‖ΔW‖ for ΔW = s·B A, with A (r, in) and B (out, r), as a number, without ever making a matrix "
-    "of shape (out, in). ‖M‖ is the root of the sum of all squared entries.",
+    "of shape (out, in), nor a large part of one: nothing bigger than A and B together. ‖M‖ is the root of the sum of all squared entries.",
     wants="length_of_update",
     shows="It agrees with ‖s·B A‖ to four digits, and the largest thing you made was small.",
     hints=(
@@ -107,11 +122,11 @@ class _Largest(TorchDispatchMode):
 )
 def length_of_update(function: Callable[[Tensor, Tensor, float], float]) -> None:
     draw = generator()
-    for n_out, n_in, r, s in ((300, 200, 4, 2.0), (64, 64, 8, 0.25), (5, 700, 1, 16.0), (90, 90, 3, -0.5)):
+    for n_out, n_in, r, s in ((300, 200, 4, 2.0), (64, 64, 8, 0.25), (5, 700, 1, 16.0), (90, 90, 3, 0.5)):
         B, A = torch.randn(n_out, r, generator=draw), torch.randn(r, n_in, generator=draw)
         with _Largest() as made:
             got = attempt(function, A, B, s)
-        want = abs(s) * float((B @ A).norm())
+        want = s * float((B @ A).norm())
         if isinstance(got, Tensor) and got.numel() == 1:
             got = got.item()
         if isinstance(got, bool) or not isinstance(got, int | float):
@@ -122,13 +137,17 @@ def length_of_update(function: Callable[[Tensor, Tensor, float], float]) -> None
                 raise Wrong(
                     "the big matrix is built", f"a tensor of {made.numbers:,} numbers was made; ΔW has {n_out * n_in:,}"
                 )
+            if made.numbers > A.numel() + B.numel():
+                raise Wrong(
+                    "a large part of it is built",
+                    f"a tensor of {made.numbers:,} numbers was made; A and B together have {A.numel() + B.numel():,}",
+                )
             continue
         bugs = {
-            "a length is never negative": s * float((B @ A).norm()),
-            "the scale is forgotten": want / abs(s),
-            "the scale is not squared": want * abs(s) ** -0.5,
+            "the scale is forgotten": want / s,
+            "the scale is not squared": want * s**-0.5,
             "squared, without the root": want**2,
-            "lengths do not multiply": abs(s) * float(B.norm() * A.norm()),
+            "lengths do not multiply": s * float(B.norm() * A.norm()),
         }
         bug = next((bug for bug, wrong in bugs.items() if math.isclose(got, wrong, rel_tol=1e-3)), "another length")
         raise Wrong(bug, said)
@@ -140,20 +159,30 @@ QUESTIONS = [
     "Name a red fruit.",
     "What is 7 times 8?",
     "Where is Lima?",
+    "Is tea older than coffee in China?",
+    "Is a notable man rich?",
+    "Где Лима?",
 ]
 TWINS = {
     "an exact copy is missed": ["What is 7 times 8?"],
     "capitals still count": ["WHERE IS LIMA?", "who wrote emma?"],
     "spaces still count": ["Who  wrote Emma?", " Where is Lima? "],
     "punctuation still counts": ["Name a red fruit", "What is 7 times 8 ??"],
+    "some punctuation still counts": ['"Who wrote Emma?"', "(Where is: Lima);"],
 }
-INNOCENT = [
-    "Who wrote Emma in French?",
-    "Where is Lima, Ohio?",
-    "Name a fruit.",
-    "What is 8 times 7?",
-    "When was the landing?",
-]
+INNOCENT = {
+    "an innocent text is accused": [
+        "Who wrote Emma in French?",
+        "Where is Lima, Ohio?",
+        "Name a fruit.",
+        "What is 8 times 7?",
+        "When was the landing?",
+    ],
+    "a part of a text is accused": ["Is tea older than coffee?"],
+    "alike is not the same": ["What is 7 times 9?"],
+    "words are glued together": ["Is a not able man rich?"],
+    "letters of other alphabets are lost": ["Кто там?"],
+}
 
 
 @register(
@@ -162,7 +191,8 @@ INNOCENT = [
     stars=1,
     minutes=8,
     task="Write `leaks(train, held_out)`: those texts of `held_out` (a list of strings) that stand in `train` too, where capitals, "
-    "punctuation and extra spaces make no difference. Return them as they are written in `held_out`, in their order.",
+    "punctuation and extra spaces make no difference. Return them as they are written in `held_out`, in their order, each as often as it "
+    "stands there.",
     wants="leaks",
     shows="Disguised twins are found, and nobody else is accused.",
     hints=(
@@ -188,14 +218,18 @@ def leaks(function: Callable[[list[str], list[str]], Iterable[str]]) -> None:
                 bug = "texts of the wrong side" if got[0] in QUESTIONS else "texts in another form"
                 raise Wrong(bug, f"`held_out` writes {twin!r}, and you say {got}")
     if missed:
-        bug = "only exact copies are found" if len(missed) == 3 else next(iter(missed))
+        bug = "only exact copies are found" if len(missed) == len(TWINS) - 1 else next(iter(missed))
         raise Wrong(bug, f"{missed.popitem()[1]!r} is a twin of a training text and was not found")
-    if accused := found(list(INNOCENT)):
-        raise Wrong("an innocent text is accused", f"{accused[0]!r} is another question than any in `train`")
+    for bug, texts in INNOCENT.items():
+        if accused := found(texts):
+            raise Wrong(bug, f"{accused[0]!r} is another question than any in `train`")
     twins = [text for each in TWINS.values() for text in each]
-    everyone = [(twins + INNOCENT)[i] for i in torch.randperm(len(twins + INNOCENT), generator=generator()).tolist()]
+    pool = [*twins, twins[1], *(text for each in INNOCENT.values() for text in each)]  # one twin comes twice
+    everyone = [pool[i] for i in torch.randperm(len(pool), generator=generator()).tolist()]
     wanted = [text for text in everyone if text in twins]
     if (got := found(everyone)) != wanted:
+        if sorted(got) == sorted(set(wanted)):
+            raise Wrong("a repeated text is left out", f"one text stands twice in `held_out`, and you say {got}")
         raise Wrong("another order, or one left out", f"you say {got}, and it is {wanted}")
 
 
@@ -205,8 +239,8 @@ def leaks(function: Callable[[list[str], list[str]], Iterable[str]]) -> None:
     stars=3,
     minutes=15,
     task="Write `diagnose(chart, healthy)`: the disease of a run, one of `FAULTS`, or `SOUND`. Both are charts: `chart.readings` is a list of "
-    "dictionaries (`step`, `tokens`, `learning_rate`, `base`, `grad_A`, `grad_B`, `norm_A`, `norm_B`, `norm_delta_W`, `held_out`), beside "
-    "`chart.losses`, `.names`, `.base_before`, `.sample`. `healthy` is a sound run of other rows.",
+    "dictionaries after steps 1, 20, 40 … 240 (`step`, `tokens`, `learning_rate`, `base`, `grad_A`, `grad_B`, `norm_A`, `norm_B`, `norm_delta_W`, `held_out`; `grad_A` and `grad_B` are None where "
+    "no adapter trains), beside `chart.losses`, `.names`, `.base_before`, `.sample`. `healthy` is a sound run of other rows.",
     wants="diagnose",
     shows="Twenty-seven charts of three seeds, each named rightly.",
     hints=(

@@ -1,0 +1,36 @@
+"""Chapter 06's checkers take right answers in any style, and name wrong ones beyond those of `answers_06`."""
+
+import math
+
+import pytest
+from answers_06 import as_numpy, as_tensors, by_rows, leaks_by, leaks_where, starting_at, where_to_stop, without_a_sign
+from kit import ask
+
+from lora_edu.data import normalise
+
+
+@pytest.mark.parametrize(
+    "id, answer",
+    [
+        ("06.1", as_numpy),
+        ("06.1", as_tensors),
+        ("06.1", starting_at(math.inf)),
+        ("06.2", without_a_sign),
+        ("06.2", by_rows),
+        ("06.3", leaks_by(normalise)),
+    ],
+)
+def test_a_right_answer_in_another_style_passes(id, answer):
+    assert (result := ask(id, answer)).passed, str(result)
+
+
+@pytest.mark.parametrize(
+    "id, answer, bug",
+    [
+        ("06.1", starting_at(10.0), "another step"),
+        ("06.1", lambda losses, patience: (where_to_stop(losses, patience)[0], 0.5), "not two indices"),
+        ("06.3", leaks_where(lambda a, b: b.startswith(a)), "a part of a text"),
+    ],
+)
+def test_more_wrong_answers_are_named(id, answer, bug):
+    assert bug in (ask(id, answer).bug or "it passes")
