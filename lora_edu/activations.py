@@ -149,7 +149,7 @@ class Tally(Counter[str]):
         for matrix in matrices:
             width = n * matrix.n_in
             if matrix.fast:
-                self.mask(matrix, n)
+                self.beside_input(matrix, n)
                 continue
             if matrix.trains and casts:
                 self["inputs of trained matrices"] += width * 2
@@ -176,8 +176,9 @@ class Tally(Counter[str]):
             self["inputs of trained matrices"] += n * as_it_is[0].n_in * size
         return flow or any(matrix.wanted for matrix in matrices)
 
-    def mask(self, matrix: Matrix, n: int) -> None:
-        """What a fused step keeps beside its input: which of the n rows' numbers dropout took, a bit each."""
+    def beside_input(self, matrix: Matrix, n: int) -> None:
+        """What a fused step keeps beside its input of n rows: A x, and of each number a bit, whether dropout took it."""
+        self["A x"] += n * matrix.rank * self.factor
         self["dropout"] += -(-n * matrix.n_in // 8) if matrix.dropout else 0
 
     def attention(self, heads: int, kv_heads: int, width: int) -> None:
@@ -230,7 +231,7 @@ def predict_activations(model: nn.Module, batch: Batch, gradient_checkpointing: 
         wide = n * config.intermediate_size * block.out
         if one_step:
             block.linear([m for m in (gate, up) if m.fast], n, size, inputs)
-            block.mask(down, n)
+            block.beside_input(down, n)
             block["MLP"] += 2 * wide  # gate's output and up's
             flow = True
         else:

@@ -3,12 +3,12 @@
 The plain formula of `layers` leaves bookkeeping to autograd, which keeps every operation's inputs. Here the backward pass is written
 out, and keeps only what it cannot do without:
 
-  y = x Wᵀ + b + s·(x Aᵀ) Bᵀ        keeps x and, where dropout is on, its mask as bits; x Aᵀ is computed again
+  y = x Wᵀ + b + s·(x Aᵀ) Bᵀ        keeps x, the thin x Aᵀ and, where dropout is on, its mask as bits
   y = down(silu(gate(x)) · up(x))   keeps x, gate's output and up's; silu and the product are computed again
 
-Thin products are written in the orientation that BLAS likes, A xᵀ (r, n) and not x Aᵀ (n, r): up to four times as fast on a CPU.
-Nothing is approximated: the output is the plain formula's bit for bit (with dropout off). Under autocast weights and factors are cast as the
-plain formula casts them, in the forward pass and again in the backward pass, so that no copy of a weight is kept.
+In the backward pass thin products stand in the orientation that BLAS likes, Bᵀ dyᵀ (r, n) and not dy B (n, r): up to four times as
+fast on a CPU. Nothing is approximated: the output is the plain formula's bit for bit (with dropout off). Under autocast weights and
+factors are cast as the plain formula casts them, in the forward pass and again in the backward pass: no copy of a weight is kept.
 
 `applies` says where this is right; everywhere else the plain formula runs. `disabled()` switches the fast path off.
 """
@@ -165,27 +165,35 @@ def _input(x: Tensor, A: Tensor, kept: Tensor | None) -> Tensor:
     return _flat(x if kept is None else x * kept).to(A.dtype)
 
 
-def _forward(x: Tensor, m: Part, kept: Tensor | None) -> Tensor:
-    """x (..., in) → y (..., out): the plain formula's operations, in place, so that both paths give the same bits."""
+def _forward(x: Tensor, m: Part, kept: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """y (..., out) and x Aᵀ (n, r): the plain formula's operations, in place, so that both paths give the same bits."""
     y = F.linear(x, m.W, m.b)
-    if m.A is not None and m.B is not None:
-        h = x if kept is None else x * kept
-        y.add_(F.linear(F.linear(h.to(m.A.dtype), m.A), m.B), alpha=m.s / (1 - m.p))
-    return y
+    if m.A is None or m.B is None:
+        return y, None
+    h = x if kept is None else x * kept
+    low = F.linear(h.to(m.A.dtype), m.A)
+    y.add_(F.linear(low, m.B), alpha=m.s / (1 - m.p))
+    return y, _flat(low)
 
 
 def _backward(
-    dy: Tensor, x: Tensor, m: Part, kept: Tensor | None, dx: Tensor | None = None, wanted: bool = True
+    dy: Tensor,
+    x: Tensor,
+    m: Part,
+    low: Tensor | None,
+    kept: Tensor | None,
+    dx: Tensor | None = None,
+    wanted: bool = True,
 ) -> Any:
     """From dy (n, out): dA (r, in), dB (out, r) and, where it is wanted, dx (n, in), added to the one given."""
     if wanted:
         dx = dy @ m.W if dx is None else dx.addmm_(dy, m.W)
-    if m.A is None or m.B is None:
+    if m.A is None or m.B is None or low is None:
         return None, None, dx
-    rows, wide, s = _input(x, m.A, kept), dy.to(m.B.dtype), m.s / (1 - m.p)
+    wide, s = dy.to(m.B.dtype), m.s / (1 - m.p)
     thin = _thin(m.B.T, wide).mul_(s)  # (r, n)
-    dA = thin @ rows
-    dB = (_thin(m.A, rows) @ wide).mul_(s).T.contiguous()  # to keep A xᵀ saves less than 1 % of the time
+    dA = thin @ _input(x, m.A, kept)
+    dB = (low.T @ wide).mul_(s).T.contiguous()
     if dx is not None and kept is None:
         _add_product_(dx, thin, m.A)
     elif dx is not None and kept is not None:
@@ -227,20 +235,20 @@ class _Linear(Function):
         ctx.scales, ctx.dtype = (s, p), dtype
         with autocast_off(x):
             m, kept = _part((W, b, A, B), (s, p), dtype), cast(_draw(x, p), dtype)
-            y = _forward(cast(x, dtype), m, kept)
-            ctx.save_for_backward(x, W, b, A, B, _pack(kept))
+            y, low = _forward(cast(x, dtype), m, kept)
+            ctx.save_for_backward(x, W, b, A, B, low, _pack(kept))
         return y
 
     @staticmethod
     def backward(ctx: Any, dy):
-        x, *tensors, bits = ctx.saved_tensors
+        x, *tensors, low, bits = ctx.saved_tensors
         with autocast_off(x):
             m, xc = _part(tensors, ctx.scales, ctx.dtype), cast(x, ctx.dtype)
             kept = _unpack(bits, xc)
             if torch.is_grad_enabled():
                 found = _differentiable(ctx, lambda: _plain(xc, m, kept), x, tensors, dy)
                 return *(found.get(i) for i in range(5)), None, None, None
-            dA, dB, dx = _backward(_flat(dy), xc, m, kept, wanted=ctx.needs_input_grad[0])
+            dA, dB, dx = _backward(_flat(dy), xc, m, low, kept, wanted=ctx.needs_input_grad[0])
         return None if dx is None else dx.view(x.shape), None, None, dA, dB, None, None, None
 
 
@@ -257,19 +265,19 @@ class _GatedMLP(Function):
             gate, up, down = _parts(tensors, scales, dtype)
             xc = cast(x, dtype)
             kept_gate = cast(_draw(x, gate.p), dtype)
-            g = _forward(xc, gate, kept_gate)
+            g, low_gate = _forward(xc, gate, kept_gate)
             kept_up = cast(_draw(x, up.p), dtype)
-            u = _forward(xc, up, kept_up)
+            u, low_up = _forward(xc, up, kept_up)
             h = F.silu(g).mul_(u)
             kept_down = _draw(h, down.p)
-            y = _forward(h, down, kept_down)
+            y, low_down = _forward(h, down, kept_down)
             bits = map(_pack, (kept_gate, kept_up, kept_down))
-            ctx.save_for_backward(x, g, u, *bits, *tensors)
+            ctx.save_for_backward(x, g, u, low_gate, low_up, low_down, *bits, *tensors)
         return y
 
     @staticmethod
     def backward(ctx: Any, dy):
-        x, g, u, *rest = ctx.saved_tensors
+        x, g, u, low_gate, low_up, low_down, *rest = ctx.saved_tensors
         bits, tensors = rest[:3], rest[3:]
         with autocast_off(x):
             gate, up, down = _parts(tensors, ctx.scales, ctx.dtype)
@@ -286,11 +294,11 @@ class _GatedMLP(Function):
                 return tuple(found.get(i) for i in range(15))
             shape, g, u = g.shape, _flat(g), _flat(u)
             a, wanted = F.silu(g), ctx.needs_input_grad[0]
-            dA_down, dB_down, dh = _backward(_flat(dy), (a * u).view(shape), down, kept_down)
+            dA_down, dB_down, dh = _backward(_flat(dy), (a * u).view(shape), down, low_down, kept_down)
             du = dh * a
             dg = torch.ops.aten.silu_backward(dh.mul_(u), g)  # dh is ours; g and u may be asked for again
-            dA_gate, dB_gate, dx = _backward(dg, xc, gate, kept_gate, wanted=wanted)
-            dA_up, dB_up, dx = _backward(du, xc, up, kept_up, dx, wanted)
+            dA_gate, dB_gate, dx = _backward(dg, xc, gate, low_gate, kept_gate, wanted=wanted)
+            dA_up, dB_up, dx = _backward(du, xc, up, low_up, kept_up, dx, wanted)
         dx = None if dx is None else dx.view(x.shape)
         of_gate, of_up, of_down = (
             (None, None, dA_gate, dB_gate),
