@@ -125,10 +125,17 @@ class RowsForm(Card):
         """Says at once what the next cell would say."""
         from lora_edu.course.card import SIGNS, inline, panel
 
+        faults, count = [], 0
         try:
-            count, _ = len(self.rows()), self.new_question
-            self.status.value = panel(
-                f"{SIGNS['right']} {count} rows and a new question. Now run the next cell.", "right"
-            )
+            count = len(self.rows())
         except DataError as error:
-            self.status.value = panel(f"{SIGNS['wrong']} {inline(str(error))}", "wrong")
+            faults.append(str(error))
+        try:
+            _ = self.new_question
+        except DataError as error:
+            faults.append(str(error))
+        if faults:
+            self.status.value = panel(f"{SIGNS['wrong']} {inline(chr(10).join(faults))}", "wrong")
+            return
+        rows = "1 row" if count == 1 else f"{count} rows"
+        self.status.value = panel(f"{SIGNS['right']} {rows} and a new question. Now run the next cell.", "right")

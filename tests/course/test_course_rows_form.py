@@ -87,3 +87,11 @@ def test_every_field_has_a_label_and_no_output_widget_is_used():
     fields = [field for pair in shown.fields for field in pair] + [shown.new_field]
     assert all(field.tooltip and field.placeholder == field.tooltip for field in fields)
     assert not any(isinstance(child, ipywidgets.Output) for child in page.children)
+
+
+def test_the_form_tells_a_bad_row_and_a_missing_question_together_and_counts_one_row_as_one():
+    shown = form([("Who?", "")], new=" ")
+    shown.form()
+    assert "row 1" in shown.status.value and "the new question is empty" in shown.status.value
+    shown.fields[0][1].value, shown.new_field.value = "Me.", "Who else?"
+    assert "1 row and a new question" in shown.status.value
