@@ -1,5 +1,7 @@
 """Chapter 14: solutions, stubs and planted bugs."""
 
+from math import comb
+
 import numpy as np
 from kit import Answers
 
@@ -20,6 +22,37 @@ def choose_blank(need, rows, room): ...
 def one_at_a_time(need, rows, room):
     _, _, checkpointing = choose(need, rows, room)
     return 1, rows, checkpointing
+
+
+def says_nothing(need, rows, room):
+    try:
+        return choose(need, rows, room)
+    except ValueError:
+        return None
+
+
+def half_at_most(need, rows, room):
+    """The second pass begins at half of the rows."""
+    size, times, checkpointing = choose(need, rows, room)
+    return (
+        (size // 2, times * 2, True)
+        if checkpointing and size == rows and rows % 2 == 0
+        else (size, times, checkpointing)
+    )
+
+
+def by_a_straight_line(need, rows, room):
+    def line(size, checkpointing):
+        one, two = need(1, checkpointing), need(2, checkpointing)
+        return one + (size - 1) * (two - one)
+
+    return choose(line, rows, room)
+
+
+def stumbles(need, rows, room):
+    sizes = [size for size in range(1, rows + 1) if rows % size == 0]
+    best = max(size for size in sizes if need(size, False) <= room)  # of nothing: ValueError
+    return best, rows // best, False
 
 
 def never_refuses(need, rows, room):
@@ -57,9 +90,39 @@ def by_two_intervals(before, after):
     return "better" if other.low > one.high else "worse" if other.high < one.low else "cannot tell"
 
 
-def by_the_mean(before, after):
-    gain = sum(after) - sum(before)
-    return "better" if gain > 0 else "worse" if gain < 0 else "cannot tell"
+def by_the_mean(before, after, least=1, share=False):
+    gain = (sum(after) - sum(before)) / (len(before) if share else 1)
+    return "better" if gain >= least else "worse" if gain <= -least else "cannot tell"
+
+
+def by_score(before, after, z=1.96):
+    """The normal approximation of the paired gain."""
+    changes = np.array(after, float) - np.array(before, float)
+    edge = z * changes.std() / len(changes) ** 0.5
+    return "better" if changes.mean() > edge else "worse" if changes.mean() < -edge else "cannot tell"
+
+
+def by_sign_test(before, after):
+    gained, lost = (sum(one > other for one, other in zip(*pair)) for pair in ((after, before), (before, after)))
+    n = gained + lost
+    tail = sum(comb(n, k) for k in range(min(gained, lost) + 1)) / 2**n
+    return "cannot tell" if 2 * tail > 0.05 else "better" if gained > lost else "worse"
+
+
+def by_redrawing(before, after):
+    changes = np.array(after) - np.array(before)
+    means = np.random.default_rng().choice(changes, size=(1000, len(changes))).mean(axis=1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return "better" if low > 0 else "worse" if high < 0 else "cannot tell"
+
+
+def by_share_alone(before, after):
+    return by_the_mean(before, after, 0.075, share=True)
+
+
+def by_the_ratio(before, after):
+    gained, lost = (sum(one > other for one, other in zip(*pair)) for pair in ((after, before), (before, after)))
+    return "better" if gained > 2 * lost + 3 else "worse" if lost > 2 * gained + 3 else "cannot tell"
 
 
 SWAP = {"better": "worse", "worse": "better", "cannot tell": "cannot tell"}
@@ -87,8 +150,8 @@ ANSWERS = {
         weights_blank,
         {
             "counts the same": lambda counts: [1.0] * len(counts),
-            "own 1/N is forgotten": lambda counts: [count / sum(counts) for count in counts],
-            "processes twice": lambda counts: [count / sum(counts) / len(counts) for count in counts],
+            "is 1/N of the wanted": lambda counts: [count / sum(counts) for count in counts],
+            "is 1/N² of the wanted": lambda counts: [count / sum(counts) / len(counts) for count in counts],
             "a sum, and not a mean": lambda counts: counts,
             "turned round": lambda counts: [sum(counts) / (len(counts) * max(1, count)) for count in counts],
             "other weights": lambda counts: [count / max(counts) for count in counts],
@@ -108,6 +171,11 @@ ANSWERS = {
             "optimiser is shared": lambda w, g, o, a, b, n, s: per_process(w, g, o * n if s else o, a, b, n, s),
             "gradients are shared": lambda w, g, o, a, b, n, s: per_process(w, g * n if s else g, o, a, b, n, s),
             "only the weights": lambda w, g, o, a, b, n, s: per_process(w, (g + o) * (n if s else 1), 0, a, b, n, s),
+            "exchanged": lambda w, g, o, a, b, n, s: per_process(w, g, o, a, b, n, not s),
+            "optimiser is forgotten": lambda w, g, o, a, b, n, s: per_process(w, g, 0, a, b, n, s),
+            "gradients are forgotten": lambda w, g, o, a, b, n, s: per_process(w, 0, o, a, b, n, s),
+            "weights are kept whole": lambda w, g, o, a, b, n, s: per_process(w * n if s else w, g, o, a, b, n, s),
+            "its own part of the weights": lambda w, g, o, a, b, n, s: per_process(0 if s else w, g, o, a, b, n, s),
             "all processes together": lambda w, g, o, a, b, n, s: n * per_process(w, g, o, a, b, n, s),
             "not a number": lambda w, g, o, a, b, n, s: "a lot",
         },
@@ -125,6 +193,12 @@ ANSWERS = {
                 verdict(before, after) if sum(a != b for a, b in zip(after, before)) < 45 else "better"
             ),
             "something is found": lambda before, after: "worse" if before == after else verdict(before, after),
+            "only the totals": lambda before, after: by_the_mean(before, after, 6),
+            "large share": by_share_alone,
+            "more is asked for": lambda before, after: by_score(before, after, 3),
+            "less is asked for": lambda before, after: by_score(before, after, 1.645),
+            "lost rows hide": by_the_ratio,
+            "few rows": lambda before, after: "cannot tell" if len(after) < 30 else verdict(before, after),
             "another word": lambda before, after: verdict(before, after) == "better",
         },
     ),

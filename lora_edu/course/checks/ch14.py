@@ -31,21 +31,19 @@ BETTER, WORSE, OPEN = "better", "worse", "cannot tell"
 )
 def choose(function: Callable[[Need, int, int], tuple[int, int, bool]]) -> None:
     random = generator()
-    for rows in (8, 12, 7, 1, 20, 16):
+    few = (3, 6)  # bytes a row keeps with checkpointing: so few that all rows fit where not one does without it
+    for rows, keeps in (*((rows, (20, 40)) for rows in (8, 12, 7, 1, 20, 16)), (12, few), (16, few)):
         fixed, row, kept = (
-            int(torch.randint(low, high, (1,), generator=random)) for low, high in ((500, 900), (90, 130), (20, 40))
+            int(torch.randint(low, high, (1,), generator=random)) for low, high in ((500, 900), (90, 130), keeps)
         )
 
         def need(at_once: int, checkpointed: bool, fixed: int = fixed, row: int = row, kept: int = kept) -> int:
-            return fixed + (kept * at_once + 8 if checkpointed else row * at_once)
+            bend = 0 if checkpointed else at_once * (at_once - 1)  # no straight line: two sizes do not tell the third
+            return fixed + bend + (kept * at_once + 8 if checkpointed else row * at_once)
 
         sizes = [size for size in range(1, rows + 1) if rows % size == 0]
-        rooms = {need(size, False) for size in sizes} | {
-            need(1, False) - 1,
-            need(1, True),
-            need(1, True) - 1,
-            need(rows, False) - 1,
-        }
+        rooms = {need(size, False) for size in sizes} | {need(1, False) - 1, need(rows, False) - 1}
+        rooms |= {room for size in sizes for room in (need(size, True), need(size, True) - 1) if room < need(1, False)}
         for room in sorted(rooms, reverse=True):
             _compare(function, need, rows, room, sizes)  # fmt: skip
 
@@ -56,26 +54,32 @@ def _compare(function: Callable[..., Any], need: Need, rows: int, room: int, siz
     try:
         got = attempt(function, need, rows, room)
     except Wrong as wrong:
+        if wrong.bug == "nothing is returned" and not fitting:
+            raise Wrong(
+                "nothing fits, and nothing is said", f"{where}: nothing fits there, and None came back"
+            ) from None
         if wrong.bug != "it raises an error" or not isinstance(wrong.__cause__, ValueError):
             raise
         if fitting:
             just = need(*fitting[0]) == room
             bug = "room that is just enough is refused" if just else "refused, although something fits"
-            raise Wrong(bug, f"{where}: {fitting[0][0]} at once would fit") from None
+            said = f" (it raised: {wrong.__cause__})" if str(wrong.__cause__) else ""
+            raise Wrong(bug, f"{where}: {fitting[0][0]} at once would fit{said}") from None
         return
     if not (isinstance(got, tuple | list) and len(got) == 3):
         raise Wrong("not three values", "`choose` returns (batch_size, accumulation_steps, checkpointing)")
     size, times = (as_number(value, "`choose`") for value in got[:2])
-    if not isinstance(got[2], bool):
+    checkpointed = got[2].item() if getattr(got[2], "shape", None) == () else got[2]  # NumPy's bool, or a tensor's
+    if not isinstance(checkpointed, bool):
         raise Wrong("checkpointing is not True or False", f"the third value is {got[2]!r}")
     if size * times != rows or size != int(size) or times != int(times):
         raise Wrong("the step has other rows", f"{where}: {size} at once, {times} times, is not {rows}")
     if not fitting:
         raise Wrong("nothing fits, and nothing is said", f"{where}: you chose {tuple(got)}; nothing fits there")
-    if need(size, got[2]) > room:
-        raise Wrong("it does not fit", f"{where}: {tuple(got)} needs {need(size, got[2])}")
+    if need(size, checkpointed) > room:
+        raise Wrong("it does not fit", f"{where}: {tuple(got)} needs {need(size, checkpointed)}")
     best, flag = fitting[0]
-    if got[2] and not flag:
+    if checkpointed and not flag:
         raise Wrong("checkpointing where it is not needed", f"{where}: {best} at once fits without it")
     if size < best:
         just = need(best, flag) == room and size == max(s for s in sizes if s < best)
@@ -97,7 +101,8 @@ def _compare(function: Callable[..., Any], need: Need, rows: int, room: int, siz
     hints=(
         "Both lists are about the same rows, so look at each row's own change: after − before, which is 1, 0 or −1.",
         "Draw as many changes from the list of changes, with replacement, and take their mean; do that a thousand times. Where do 95 % of the means lie?",
-        "`lora_edu.metrics.paired_bootstrap` does it: the interval of the gain. If 0 lies inside or on its edge, it cannot be told.",
+        "`from lora_edu.metrics import paired_bootstrap, share` does it: `gain, _ = paired_bootstrap(share(before), share(after))`. Then `gain.low` and "
+        "`gain.high` are the edges. If 0 lies between them or on one, it cannot be told.",
     ),
 )
 def verdict(function: Callable[[Sequence[int], Sequence[int]], str]) -> None:
@@ -111,6 +116,13 @@ def verdict(function: Callable[[Sequence[int], Sequence[int]], str]) -> None:
         (100, 1, 18, 200, WORSE, "the rows are not compared one by one"),
         (12, 0, 0, 24, OPEN, "nothing changed, and something is found"),
         (30, 25, 25, 100, OPEN, "many changes are taken for a gain"),
+        (60, 40, 28, 200, OPEN, "only the totals are compared"),
+        (8, 9, 0, 24, BETTER, "a gain on few rows is not seen"),
+        (30, 30, 20, 100, OPEN, "a large share is taken for a sure one"),
+        (60, 22, 7, 200, BETTER, "more is asked for than 95 %"),
+        (60, 7, 22, 200, WORSE, "more is asked for than 95 %"),
+        (60, 85, 50, 300, BETTER, "many lost rows hide a gain"),
+        (60, 19, 10, 200, OPEN, "less is asked for than 95 %"),
     ):
         before = [1] * (right + lost) + [0] * (rows - right - lost)
         after = [1] * right + [0] * lost + [1] * gained + [0] * (rows - right - lost - gained)
@@ -149,38 +161,40 @@ def verdict(function: Callable[[Sequence[int], Sequence[int]], str]) -> None:
 )
 def per_process(function: Callable[..., float]) -> None:
     random = generator()
-    for processes in (2, 4, 8, 1):
+    for processes, shards in ((2, False), (2, True), (4, False), (4, True), (8, False), (8, True), (1, False)):
         w, g, o, a, gathered = (
             (torch.randint(50, 900, (5,), generator=random) + torch.tensor([2000, 700, 1100, 0, 0])) * 840
         ).tolist()
-        for shards in (False, True):
-            kept = w + g + o
-            wanted = (kept + a) / processes + gathered if shards else kept + a / processes
-            got = as_number(attempt(function, w, g, o, a, gathered, processes, shards), "`per_process`")
-            if abs(got - wanted) <= 2:  # rounded up or down
-                continue
-            n = processes
-            bugs = {
-                "a process sees its own rows only": kept / n + a + gathered if shards else kept + a,
-                "all processes together, not one": n * wanted,
-            }
-            bugs |= {
-                "FSDP counted as if it were DDP": kept + a / n,
-                "what is gathered is forgotten": (kept + a) / n,
-                "what is gathered is whole": (kept + a + gathered) / n,
-                "the optimiser is shared out as well": (w + g + a) / n + o + gathered,
-                "gradients are shared out as well": (w + o + a) / n + g + gathered,
-                "not only the weights are shared out": w / n + g + o + a / n + gathered,
-            } if shards else {
-                "DDP does not divide what is kept": (kept + a) / n,
-                "DDP gathers nothing": kept + a / n + gathered,
-            }  # fmt: skip
-            bug = next((bug for bug, wrong in bugs.items() if abs(got - wrong) <= 2), "another number of bytes")
-            how = "FSDP" if shards else "DDP"
-            raise Wrong(
-                bug, f"{processes} processes, {how}: weights {w:,}, gradients {g:,}, optimiser {o:,}, activations {a:,}, gathered {gathered:,}: you say "
-                f"{got:,.0f}"
-            )  # fmt: skip
+        kept, n = w + g + o, processes
+        wanted = (kept + a) / n + gathered if shards else kept + a / n
+        got = as_number(attempt(function, w, g, o, a, gathered, processes, shards), "`per_process`")
+        if abs(got - wanted) <= 2:  # rounded up or down
+            continue
+        bugs = {
+            "a process sees its own rows only": kept / n + a + gathered if shards else kept + a,
+            "all processes together, not one": n * wanted,
+            "the optimiser is forgotten": wanted - (o / n if shards else o),
+            "gradients are forgotten": wanted - (g / n if shards else g),
+        }
+        bugs |= {
+            "FSDP counted as if it were DDP": kept + a / n,
+            "what is gathered is forgotten": (kept + a) / n,
+            "what is gathered is whole": (kept + a + gathered) / n,
+            "the weights are kept whole": w + (g + o + a) / n + gathered,
+            "its own part of the weights is left out": (g + o + a) / n + gathered,
+            "the optimiser is shared out as well": (w + g + a) / n + o + gathered,
+            "gradients are shared out as well": (w + o + a) / n + g + gathered,
+            "not only the weights are shared out": w / n + g + o + a / n + gathered,
+        } if shards else {
+            "DDP and FSDP are exchanged": (kept + a) / n + gathered,
+            "DDP does not divide what is kept": (kept + a) / n,
+            "DDP gathers nothing": kept + a / n + gathered,
+        }  # fmt: skip
+        bug = next((bug for bug, wrong in bugs.items() if abs(got - wrong) <= 2), "another number of bytes")
+        how = f"{n} process{'es' if n > 1 else ''}, {'FSDP' if shards else 'DDP'}"
+        raise Wrong(
+            bug, f"{how}: weights {w:,}, gradients {g:,}, optimiser {o:,}, activations {a:,}, gathered {gathered:,}: you say {got:,.0f}"
+        )  # fmt: skip
 
 
 @register(
@@ -215,14 +229,14 @@ def unequal_shares(function: Callable[[Sequence[int]], Sequence[float]]) -> None
             continue
         bugs = {
             "every process counts the same": torch.ones(n),
-            "the average's own 1/N is forgotten": wanted / n,
-            "divided by the number of processes twice": wanted / n**2,
+            "the average is 1/N of the wanted gradient": wanted / n,
+            "the average is 1/N² of the wanted gradient": wanted / n**2,
             "a sum, and not a mean": torch.tensor(counts),
             "turned round: fewer tokens weigh more": tokens / (n * torch.tensor(counts).clamp(min=1)),
         }
         bug = next((bug for bug, wrong in bugs.items() if close(found, wrong.double())), "other weights")
-        average = (found * torch.tensor(counts, dtype=torch.float64).clamp(max=1)).sum() / n
+        k = int((found - wanted).abs().argmax())  # where it shows most
         raise Wrong(
-            bug, f"for counts {counts} you give {[round(v, 3) for v in found.tolist()]}; if every token had the same gradient, the average "
-            f"would be {average:.3g} times that gradient"
+            bug, f"for counts {counts} you give {[round(v, 3) for v in found.tolist()]}. Were the gradient of process {k + 1} of {n} equal to 1 and "
+            f"those of the others 0, the average would be {found[k] / n:.3g}; but {counts[k]} of all {tokens} tokens are {counts[k] / tokens:.3g}"
         )  # fmt: skip
