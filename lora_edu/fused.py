@@ -160,39 +160,27 @@ def _add_product_(y: Tensor, thin: Tensor, factor: Tensor, s: float = 1.0) -> No
         y.add_(thin.T @ factor, alpha=s)
 
 
-def _input(x: Tensor, A: Tensor, kept: Tensor | None) -> Tensor:
-    """What A is applied to: (n, in), in A's dtype, dropped numbers 0; their scale 1/(1−p) is left to s."""
-    return _flat(x if kept is None else x * kept).to(A.dtype)
-
-
-def _forward(x: Tensor, m: Part, kept: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """y (..., out) and x Aᵀ (n, r): the plain formula's operations, in place, so that both paths give the same bits."""
+def _forward(x: Tensor, m: Part) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """y (..., out) by the plain formula's operations, in place, so that both paths give the same bits; x Aᵀ (n, r); the mask's bits."""
     y = F.linear(x, m.W, m.b)
     if m.A is None or m.B is None:
-        return y, None
-    h = x if kept is None else x * kept
-    low = F.linear(h.to(m.A.dtype), m.A)
-    y.add_(F.linear(low, m.B), alpha=m.s / (1 - m.p))
-    return y, _flat(low)
+        return y, None, None
+    kept = _draw(x, m.p)
+    low = F.linear((x if kept is None else x * kept).to(m.A.dtype), m.A)
+    y.add_(F.linear(low, m.B), alpha=m.s / (1 - m.p))  # dropout's 1/(1−p) is left to s
+    return y, _flat(low), _pack(kept)
 
 
-def _backward(
-    dy: Tensor,
-    x: Tensor,
-    m: Part,
-    low: Tensor | None,
-    kept: Tensor | None,
-    dx: Tensor | None = None,
-    wanted: bool = True,
-) -> Any:
+def _backward(dy: Tensor, x: Tensor, m: Part, saved: Any, dx: Tensor | None = None, wanted: bool = True) -> Any:
     """From dy (n, out): dA (r, in), dB (out, r) and, where it is wanted, dx (n, in), added to the one given."""
     if wanted:
         dx = dy @ m.W if dx is None else dx.addmm_(dy, m.W)
-    if m.A is None or m.B is None or low is None:
+    if m.A is None or m.B is None:
         return None, None, dx
-    wide, s = dy.to(m.B.dtype), m.s / (1 - m.p)
+    low, bits = saved
+    wide, s, kept = dy.to(m.B.dtype), m.s / (1 - m.p), _unpack(bits, x)
     thin = _thin(m.B.T, wide).mul_(s)  # (r, n)
-    dA = thin @ _input(x, m.A, kept)
+    dA = thin @ _flat(x if kept is None else x * kept).to(m.A.dtype)
     dB = (low.T @ wide).mul_(s).T.contiguous()
     if dx is not None and kept is None:
         _add_product_(dx, thin, m.A)
@@ -201,11 +189,12 @@ def _backward(
     return dA, dB, dx
 
 
-def _plain(x: Tensor, m: Part, kept: Tensor | None) -> Tensor:
+def _plain(x: Tensor, m: Part, bits: Tensor | None) -> Tensor:
     """The same step in operations that autograd can follow, for a backward pass that is to be differentiated itself."""
     y = F.linear(x, m.W, m.b)
     if m.A is None or m.B is None:
         return y
+    kept = _unpack(bits, x.detach())
     h = x if kept is None else x * kept
     return torch.add(y, F.linear(F.linear(h.to(m.A.dtype), m.A), m.B), alpha=m.s / (1 - m.p)).to(y.dtype)
 
@@ -234,9 +223,8 @@ class _Linear(Function):
     def forward(ctx: Any, x, W, b, A, B, s, p, dtype):
         ctx.scales, ctx.dtype = (s, p), dtype
         with autocast_off(x):
-            m, kept = _part((W, b, A, B), (s, p), dtype), cast(_draw(x, p), dtype)
-            y, low = _forward(cast(x, dtype), m, kept)
-            ctx.save_for_backward(x, W, b, A, B, low, _pack(kept))
+            y, *kept = _forward(cast(x, dtype), _part((W, b, A, B), (s, p), dtype))
+            ctx.save_for_backward(x, W, b, A, B, *kept)
         return y
 
     @staticmethod
@@ -244,11 +232,10 @@ class _Linear(Function):
         x, *tensors, low, bits = ctx.saved_tensors
         with autocast_off(x):
             m, xc = _part(tensors, ctx.scales, ctx.dtype), cast(x, ctx.dtype)
-            kept = _unpack(bits, xc)
             if torch.is_grad_enabled():
-                found = _differentiable(ctx, lambda: _plain(xc, m, kept), x, tensors, dy)
+                found = _differentiable(ctx, lambda: _plain(xc, m, bits), x, tensors, dy)
                 return *(found.get(i) for i in range(5)), None, None, None
-            dA, dB, dx = _backward(_flat(dy), xc, m, low, kept, wanted=ctx.needs_input_grad[0])
+            dA, dB, dx = _backward(_flat(dy), xc, m, (low, bits), wanted=ctx.needs_input_grad[0])
         return None if dx is None else dx.view(x.shape), None, None, dA, dB, None, None, None
 
 
@@ -264,48 +251,36 @@ class _GatedMLP(Function):
         with autocast_off(x):
             gate, up, down = _parts(tensors, scales, dtype)
             xc = cast(x, dtype)
-            kept_gate = cast(_draw(x, gate.p), dtype)
-            g, low_gate = _forward(xc, gate, kept_gate)
-            kept_up = cast(_draw(x, up.p), dtype)
-            u, low_up = _forward(xc, up, kept_up)
-            h = F.silu(g).mul_(u)
-            kept_down = _draw(h, down.p)
-            y, low_down = _forward(h, down, kept_down)
-            bits = map(_pack, (kept_gate, kept_up, kept_down))
-            ctx.save_for_backward(x, g, u, low_gate, low_up, low_down, *bits, *tensors)
+            g, *of_gate = _forward(xc, gate)
+            u, *of_up = _forward(xc, up)
+            y, *of_down = _forward(F.silu(g).mul_(u), down)
+            ctx.save_for_backward(x, g, u, *of_gate, *of_up, *of_down, *tensors)
         return y
 
     @staticmethod
     def backward(ctx: Any, dy):
-        x, g, u, low_gate, low_up, low_down, *rest = ctx.saved_tensors
-        bits, tensors = rest[:3], rest[3:]
+        x, g, u, *rest = ctx.saved_tensors
+        of_gate, of_up, of_down, tensors = rest[:2], rest[2:4], rest[4:6], rest[6:]
         with autocast_off(x):
             gate, up, down = _parts(tensors, ctx.scales, ctx.dtype)
             xc = cast(x, ctx.dtype)
-            kept_gate, kept_up, kept_down = (_unpack(b, t) for b, t in zip(bits, (xc, xc, g)))
             if torch.is_grad_enabled():
 
                 def step() -> Tensor:
-                    h = F.silu(_plain(xc, gate, kept_gate)) * _plain(xc, up, kept_up)
-                    return _plain(h, down, kept_down)
+                    h = F.silu(_plain(xc, gate, of_gate[1])) * _plain(xc, up, of_up[1])
+                    return _plain(h, down, of_down[1])
 
-                inputs = (None, None, *tensors)  # numbered as forward's arguments are
-                found = _differentiable(ctx, step, x, inputs, dy)
+                found = _differentiable(ctx, step, x, (None, None, *tensors), dy)  # numbered as forward's arguments are
                 return tuple(found.get(i) for i in range(15))
-            shape, g, u = g.shape, _flat(g), _flat(u)
             a, wanted = F.silu(g), ctx.needs_input_grad[0]
-            dA_down, dB_down, dh = _backward(_flat(dy), (a * u).view(shape), down, low_down, kept_down)
+            *d_down, dh = _backward(_flat(dy), a * u, down, of_down)
+            dh = dh.view(g.shape)
             du = dh * a
             dg = torch.ops.aten.silu_backward(dh.mul_(u), g)  # dh is ours; g and u may be asked for again
-            dA_gate, dB_gate, dx = _backward(dg, xc, gate, low_gate, kept_gate, wanted=wanted)
-            dA_up, dB_up, dx = _backward(du, xc, up, low_up, kept_up, dx, wanted)
-        dx = None if dx is None else dx.view(x.shape)
-        of_gate, of_up, of_down = (
-            (None, None, dA_gate, dB_gate),
-            (None, None, dA_up, dB_up),
-            (None, None, dA_down, dB_down),
-        )
-        return dx, None, None, *of_gate, *of_up, *of_down
+            *d_gate, dx = _backward(_flat(dg), xc, gate, of_gate, wanted=wanted)
+            *d_up, dx = _backward(_flat(du), xc, up, of_up, dx, wanted)
+        dx, none = None if dx is None else dx.view(x.shape), (None, None)
+        return dx, *none, *none, *d_gate, *none, *d_up, *none, *d_down
 
 
 def _parts(tensors: Any, scales: Any, dtype: torch.dtype | None) -> list[Part]:
