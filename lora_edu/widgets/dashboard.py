@@ -116,6 +116,7 @@ class TrainingDashboard(Widget, Callback):
             self.marks, self.said, self.touched = [], None, False
         self.trainer, self.running, self.paused, self.failed = trainer, True, False, False
         self.pause.description = "Pause"
+        self.controls["smoothing"].max = min(50, max(2, trainer.total_steps))  # beyond, moving it would change nothing
         self.rate = self._rate_slider(trainer.learning_rate)
         self._orders = queue.SimpleQueue()  # what was pressed before concerns no run
         self._show()

@@ -11,7 +11,7 @@ from every_widget import MAKERS
 from lab import CHROMIUM_FLAGS, Lab, chromium, jupyterlab
 from nbformat.v4 import new_code_cell, new_notebook
 
-HELPERS = [Path(__file__).parents[1] / name for name in ("every_widget.py", "small_run.py")]
+TESTS = Path(__file__).parents[1]
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 pytestmark = pytest.mark.browser
 
@@ -50,9 +50,8 @@ def address(browser, tmp_path_factory):
     root, scratch = tmp_path_factory.mktemp("root"), tmp_path_factory.mktemp("jupyter")
     if NOTEBOOKS.exists():
         shutil.copytree(NOTEBOOKS, root, dirs_exist_ok=True)
-    for helper in HELPERS:
-        shutil.copy(helper, root)
-    one_each = [f"from every_widget import MAKERS\nMAKERS['{name}']()" for name in MAKERS]
+    found = f"import sys\nsys.path.insert(0, {str(TESTS)!r})\nfrom every_widget import MAKERS\n"
+    one_each = [f"{found}MAKERS['{name}']()" for name in MAKERS]
     for name, cells in {"one_each": one_each, "broken": [BROKEN]}.items():
         kernel = {
             "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
