@@ -17,7 +17,7 @@ BETTER, WORSE, OPEN = "better", "worse", "cannot tell"
     "14.1",
     title="Choose what fits",
     stars=2,
-    minutes=10,
+    minutes=12,
     task="Write `choose(need, rows, room)`. A step must see exactly `rows` rows. `need(at_once, checkpointed)` gives the bytes of a micro-batch, "
     "and `room` is what there is. Return `(batch_size, accumulation_steps, checkpointing)`: as many rows at once as fit, and checkpointing (True "
     "or False) only where not even one row fits without it. Raise ValueError where nothing fits.",
@@ -92,10 +92,12 @@ def _compare(function: Callable[..., Any], need: Need, rows: int, room: int, siz
 @register(
     "14.2",
     title="Better, worse, or not to be told?",
-    stars=3,
-    minutes=9,
-    task="`before` and `after` hold a 1 or 0 for each of the *same* held-out rows: answered right or wrong by the base and by what you trained. "
-    'Write `verdict(before, after)`: "better", "worse" or "cannot tell", at 95 %.',
+    stars=2,
+    minutes=6,
+    task="`before` and `after` are lists with a 1 or 0 for each of the *same* held-out rows: answered right or wrong by the base and by what you trained. "
+    'Write `verdict(before, after)`: "better", "worse" or "cannot tell", at 95 %. You may build on '
+    "`gain, _ = paired_bootstrap(share(before), share(after))` from `lora_edu.metrics`: it redraws the rows of both together, and `gain` has the edges "
+    "`low` and `high`.",
     wants="verdict",
     shows="A verdict on the same rows looks at the rows that changed; a few of them say nothing.",
     hints=(
@@ -145,11 +147,11 @@ def verdict(function: Callable[[Sequence[int], Sequence[int]], str]) -> None:
 @register(
     "14.3",
     title="The ledger of one of N processes",
-    stars=2,
-    minutes=8,
+    stars=1,
+    minutes=4,
     task="Write `per_process(weights, gradients, optimizer, activations, gathered, processes, shards)`: the bytes that *one* process needs. The "
-    "first four are the ledger of the whole step in one process. Under DDP (`shards` is False) each has a whole copy of what is kept between "
-    "steps. Under FSDP (`shards` is True) each keeps its part of that, and for a moment `gathered` bytes of whole weights come on top. The rows of "
+    "first four are the ledger of the whole step in one process. Under DDP (`shards` is False) each has a whole copy of weights, gradients "
+    "and optimiser. Under FSDP (`shards` is True) each keeps its part of them, and for a short time `gathered` bytes of whole weights come on top. The rows of "
     "the step are shared out in both.",
     wants="per_process",
     shows="DDP saves activations alone; FSDP divides all four, and pays with what it gathers.",
