@@ -201,7 +201,7 @@ class TrainingDashboard(Widget, Callback):
 
     @property
     def lost_steps(self) -> int:
-        """Steps whose training loss was above that of step 1, which is the untrained model's."""
+        """Steps whose training loss was above that of step 1: the untrained model's, on the rows of that step."""
         losses = self.trainer.history.losses if self.trainer else []
         return sum(loss > losses[0] for loss in losses)
 
@@ -218,7 +218,7 @@ class TrainingDashboard(Widget, Callback):
         compared = "below" if self.rescued else "not below"
         return (
             f"{'Rescued' if self.rescued else 'Not rescued'}: the held-out loss is {number(self.held_out)}, {compared} the target of "
-            f"{number(self.target)}. Lost: {self.lost_steps} of {self.trainer.step} steps had a loss above the untrained model's."
+            f"{number(self.target)}. Lost: {self.lost_steps} of {self.trainer.step} steps had a loss above that of step 1."
         )
 
     # Drawing ----------------------------------------------------------------------------------------------------------
