@@ -146,6 +146,8 @@ class Prediction(Card):
             return self._say("Give a number first, such as 12 or 0.5.")
         self.mine = store.get("predictions", question.id) is None
         self._show_locked(lock(question, answer))
+        if self.choice.value != value:  # another thread of the kernel took a change in while this one stored the answer
+            self._changed(None)
 
     def _changed(self, _change: Any) -> None:
         """A new value; after the lock, one that was on the screen when the button was pressed, and so is the answer.

@@ -149,7 +149,9 @@ class BudgetPainter(Widget):
         self.painted = {
             ALL_LINEAR
         }  # measured choices that were painted so far: a dot is shown when its choice was found
-        kinds: dict[str, Any] = {kind: ipywidgets.Checkbox(kind in ("q", "v"), description=kind, indent=False) for kind in KINDS}
+        kinds: dict[str, Any] = {
+            kind: ipywidgets.Checkbox(kind in ("q", "v"), description=kind, indent=False) for kind in KINDS
+        }
         for box in kinds.values():
             box.layout = ipywidgets.Layout(width="72px")
         self.button = ipywidgets.Button(description="Take the rank with all-linear's bytes")

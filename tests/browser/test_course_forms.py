@@ -40,6 +40,21 @@ def lab(tmp_path):
         chrome.close()
 
 
+def slide(lab, number):
+    """Three steps to the right by keys alone, seen on the screen."""
+    number.locator(".noUi-handle").focus()
+    for step in (1, 2, 3):
+        lab.page.keyboard.press("ArrowRight")
+        number.locator(".widget-readout", has_text=f"0.{step}00").wait_for()
+
+
+def locked(number):
+    """The answer on the screen is the one that was stored; the failure says what the form shows instead."""
+    from playwright.sync_api import expect
+
+    expect(number).to_contain_text("Locked: 0.3 GB", timeout=30_000)
+
+
 def test_forms_are_answered_by_keyboard(lab):
     lab.run_all()
     page = lab.page
@@ -57,12 +72,10 @@ def test_forms_are_answered_by_keyboard(lab):
     first.get_by_text("Locked: c) the third").wait_for()
     assert first.locator("input[type=radio]").nth(0).is_disabled()
 
-    number.locator(".noUi-handle").focus()
-    for _ in range(3):
-        page.keyboard.press("ArrowRight")
+    slide(lab, number)
     number.get_by_role("button", name="Lock my answer").focus()
     page.keyboard.press("Enter")
-    number.get_by_text("Locked: 0.3 GB").wait_for()
+    locked(number)
 
     test.locator("input[type=radio]").nth(0).focus()
     page.keyboard.press("Space")
@@ -80,11 +93,9 @@ def test_a_busy_kernel_locks_the_number_on_the_screen(lab):
     page, number = lab.page, lab.page.locator(".jp-Cell:nth-of-type(4)")
     page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")  # not waited for
     page.wait_for_timeout(3000)  # the form is new, and the last cell sleeps
-    number.locator(".noUi-handle").focus()
-    for _ in range(3):  # the page sends the first change and holds the others back; the button's press overtakes them
-        page.keyboard.press("ArrowRight")
+    slide(lab, number)  # the page sends the first change and holds the others back; the button's press overtakes them
     number.get_by_role("button", name="Lock my answer").focus()
     page.keyboard.press("Enter")
     assert page.locator(".jp-Cell:nth-of-type(6) .jp-InputPrompt").inner_text().strip() == "[*]:"  # busy all the while
-    number.get_by_text("Locked: 0.3 GB").wait_for()
+    locked(number)
     assert number.locator(".widget-readout").inner_text() == "0.300"
