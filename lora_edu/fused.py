@@ -28,18 +28,24 @@ from torch import Tensor, nn
 from torch.autograd import Function, forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
-_on = False
+_on = True
+
+
+def use(on: bool) -> None:
+    """From here on the fast path is on (where it applies), or off everywhere."""
+    global _on
+    _on = on
 
 
 @contextmanager
 def switched(on: bool) -> Iterator[None]:
-    """Within the block the fast path is on (where it applies), or off everywhere."""
-    global _on
-    before, _on = _on, on
+    """As `use`, within the block."""
+    before = _on
+    use(on)
     try:
         yield
     finally:
-        _on = before
+        use(before)
 
 
 def disabled():
