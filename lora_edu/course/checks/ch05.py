@@ -1,27 +1,30 @@
 """Exercises of chapter 05, First run."""
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
-from weakref import WeakSet
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch import Tensor
 
+from lora_edu.course.checks.small_loop import LOOP_BUGS, Reader, batch_of, gradients, loss_sum, run_with
+from lora_edu.course.checks.watched_loop import Steps, WatchedLoss
 from lora_edu.course.exercises import NotAttempted, Wrong, attempt, close, generator, register
 from lora_edu.losses import IGNORE
 
 PAD = 2  # of the rows that the checkers make up: the token that ends an answer, and the one that pads
 
 
-def _numbers(values: Any, what: str) -> list[int]:
+def _values(got: Any) -> Sequence[Any] | None:
+    """What a list, tuple, tensor or array holds; None for anything else."""
+    got = got.tolist() if hasattr(got, "tolist") else got
+    return got if isinstance(got, Sequence) and not isinstance(got, str) else None
+
+
+def _numbers(got: Any, what: str) -> list[int]:
     """A list, tuple, tensor or array of whole numbers as a list."""
-    if hasattr(values, "tolist"):
-        values = values.tolist()
-    if not isinstance(values, Sequence) or isinstance(values, str):
-        raise Wrong("not a list of labels", f"{what} is {type(values).__name__}, and should be a list of whole numbers")
+    if (values := _values(got)) is None:
+        raise Wrong("not a list of labels", f"{what} is {type(got).__name__}, and should be a list of whole numbers")
     if any(value is ... or value is None for value in values):
         raise NotAttempted
     try:
@@ -87,36 +90,6 @@ def shifted_labels(function: Callable[[list[int], int], Sequence[int]]) -> None:
         raise Wrong(bug, f"for {len(ids)} ids of which {prompt} are the prompt, {ids}, you give {got}")
 
 
-class _Reader(nn.Module):
-    """A model of a few numbers that behaves as a language model does: ids in, an object with logits out, and something frozen."""
-
-    def __init__(self, random: torch.Generator) -> None:
-        super().__init__()
-        self.table = nn.Embedding(12, 6).requires_grad_(False)
-        self.trained = nn.Linear(6, 12, bias=False)
-        for p in self.parameters():
-            p.data = torch.randn(p.shape, generator=random)
-        self.calls = 0
-
-    def forward(self, input_ids: Tensor) -> Tensor:
-        self.calls += 1
-        return self.trained(self.table(input_ids))  # (B, T, V)
-
-
-def _loss_sum(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, int]:
-    """Summed loss and number of labels that count, shifted by one, as `causal_lm_loss` gives them."""
-    logits, targets = model(batch["input_ids"])[:, :-1], batch["labels"][:, 1:]
-    total = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
-    return total, int((targets != IGNORE).sum())
-
-
-def _batch(random: torch.Generator, rows: int, length: int, prompt: int) -> dict[str, Tensor]:
-    ids = torch.randint(0, 12, (rows, length), generator=random)
-    labels = ids.clone()
-    labels[:, :prompt] = IGNORE
-    return {"input_ids": ids, "labels": labels}
-
-
 @register(
     "05.2",
     title="The missing lines of the loop",
@@ -136,15 +109,15 @@ def train_by_hand(function: Callable[..., Sequence[float]]) -> None:
     seeds = torch.randint(0, 10**6, (2,), generator=generator()).tolist()
     for seed in seeds:
         random = torch.Generator().manual_seed(seed)
-        batches = [_batch(random, *sizes) for sizes in ((2, 6, 2), (1, 4, 1), (3, 9, 5), (2, 5, 3), (2, 7, 1))]
-        start = _Reader(random)
-        variants = {name: _reference(start, batches, name) for name in ("", *_LOOP_BUGS)}
-        model = _Reader(random)
+        batches = [batch_of(random, *sizes) for sizes in ((2, 6, 2), (1, 4, 1), (3, 9, 5), (2, 5, 3), (2, 7, 1))]
+        start = Reader(random)
+        variants = {name: run_with(start, batches, name) for name in ("", *LOOP_BUGS)}
+        model = Reader(random)
         model.load_state_dict(start.state_dict())
         frozen = model.table.weight.clone()
-        seen = _Steps(model)
+        seen = Steps(model)
         with seen:
-            got = _attempt(function, model, batches, _loss_sum, 0.03)
+            got = _attempt(function, model, batches, loss_sum, 0.03)
         if not torch.equal(frozen, model.table.weight) or any(p.requires_grad for p in model.table.parameters()):
             raise Wrong(
                 "a frozen weight has changed", "the base's table was frozen when you got it, and is not what it was"
@@ -157,7 +130,7 @@ def train_by_hand(function: Callable[..., Sequence[float]]) -> None:
         weight, losses, grads = variants.pop("")
         size = (seen.grads[0].norm() / grads[0].norm()).item() if seen.grads else 1.0
         if close(model.trained.weight.detach(), weight):
-            seen.judge(grads)
+            _judge_gradients(seen, grads)
             _judge_losses(got, losses)
             continue
         # AdamW hardly notices a constant factor, so the weights alone do not tell what was divided by what
@@ -171,41 +144,23 @@ def train_by_hand(function: Callable[..., Sequence[float]]) -> None:
         )
 
 
-class _Steps:
-    """What every optimiser's step inside `with` finds: the gradient of the trained weight, and whether it was given the frozen one."""
-
-    def __init__(self, model: _Reader) -> None:
-        self.model, self.grads, self.frozen_too = model, list[Tensor](), False
-
-    def __enter__(self) -> None:
-        self.handle = register_optimizer_step_pre_hook(self._look)
-
-    def __exit__(self, *_: object) -> None:
-        self.handle.remove()
-
-    def _look(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        if (grad := self.model.trained.weight.grad) is not None:
-            self.grads.append(grad.clone())
-        given = [p for group in optimizer.param_groups for p in group["params"]]
-        self.frozen_too |= any(p is self.model.table.weight for p in given)
-
-    def judge(self, grads: Sequence[Tensor]) -> None:
-        """For a run whose weights are right. Raises: Wrong."""
-        if self.frozen_too:
+def _judge_gradients(seen: Steps, wanted: Sequence[Tensor]) -> None:
+    """For a run whose weights are right. Raises: Wrong."""
+    if seen.frozen_too:
+        raise Wrong(
+            "the optimiser is given what is frozen",
+            "the weights come out right, but the optimiser got the base's frozen table too: hand it what trains, and nothing else",
+        )
+    for step, (got, grad) in enumerate(zip(seen.grads, wanted), 1):
+        if not close(got, grad, 1e-3):
             raise Wrong(
-                "the optimiser is given what is frozen",
-                "the weights come out right, but the optimiser got the base's frozen table too: hand it what trains, and nothing else",
+                "not the gradient of the mean",
+                f"the weights come out right, for AdamW hardly notices a constant factor; but at step {step} the gradient is "
+                f"{got.norm() / grad.norm():.2f} times as long as that of the mean loss a token",
             )
-        for step, (got, wanted) in enumerate(zip(self.grads, grads), 1):
-            if not close(got, wanted, 1e-3):
-                raise Wrong(
-                    "not the gradient of the mean",
-                    f"the weights come out right, for AdamW hardly notices a constant factor; but at step {step} the gradient is "
-                    f"{got.norm() / wanted.norm():.2f} times as long as that of the mean loss a token",
-                )
 
 
-def _same(model: _Reader, seen: _Steps, weight: Tensor, grads: Sequence[Tensor]) -> bool:
+def _same(model: Reader, seen: Steps, weight: Tensor, grads: Sequence[Tensor]) -> bool:
     """Whether a learner's run is the run that ended in `weight` and began with `grads[0]`."""
     first = not seen.grads or close(seen.grads[0], grads[0], 1e-3)
     return first and close(model.trained.weight.detach(), weight)
@@ -221,93 +176,22 @@ def _attempt(function: Callable[..., Any], *values: Any) -> Any:
         raise Wrong(wrong.bug, f"{wrong.detail}. A frozen parameter has no gradient: its `.grad` is None") from None
 
 
-_LOOP_BUGS = (
-    "the old gradients are kept",
-    "the sum is trained, not the mean",
-    "another optimiser",
-    "weights decay",
-    "divided by the number of rows",
-    "a batch is left out",
-)
-
-
-def _reference(
-    start: _Reader, batches: Sequence[Mapping[str, Tensor]], bug: str
-) -> tuple[Tensor, list[float], list[Tensor]]:
-    """The trained weight, the mean losses and the gradients of the run, with one bug or ("") none."""
-    model = _Reader(torch.Generator().manual_seed(0))
-    model.load_state_dict(start.state_dict())
-    weights = [model.trained.weight]
-    optimizer = (
-        torch.optim.SGD(weights, lr=0.03)
-        if bug == "another optimiser"
-        else torch.optim.AdamW(weights, lr=0.03, weight_decay=0.01 if bug == "weights decay" else 0.0)
-    )
-    losses, grads = [], []
-    for batch in batches[: -1 if bug == "a batch is left out" else None]:
-        total, count = _loss_sum(model, batch)
-        by = {"the sum is trained, not the mean": 1, "divided by the number of rows": len(batch["input_ids"])}
-        (total / by.get(bug, count)).backward()
-        assert model.trained.weight.grad is not None
-        grads.append(model.trained.weight.grad.clone())
-        optimizer.step()
-        if bug != "the old gradients are kept":
-            optimizer.zero_grad()
-        losses.append(total.item() / count)
-    return model.trained.weight.detach().clone(), losses, grads
-
-
 def _judge_losses(got: Any, wanted: Sequence[float]) -> None:
-    if hasattr(got, "tolist"):
-        got = got.tolist()
-    if not isinstance(got, Sequence) or isinstance(got, str):
+    if (values := _values(got)) is None:
         raise Wrong(
             "no list of losses",
             f"the weights are right; returned is {type(got).__name__}, and wanted a list of {len(wanted)} losses",
         )
-    if any(isinstance(value, Tensor) and value.requires_grad for value in got):
+    if any(isinstance(value, Tensor) and value.requires_grad for value in values):
         raise Wrong(
             "the list keeps every graph",
             "a loss in the list still carries its graph, so nothing of a step can be freed: `.item()`",
         )
-    if len(got) != len(wanted) or not close(torch.tensor([float(value) for value in got]), torch.tensor(wanted)):
+    if len(values) != len(wanted) or not close(torch.tensor([float(v) for v in values]), torch.tensor(wanted)):
         raise Wrong(
             "other losses",
-            f"the weights are right; the losses returned are {[round(float(v), 3) for v in got]}, the means a token {[round(v, 3) for v in wanted]}",
+            f"the weights are right; the losses returned are {[round(float(v), 3) for v in values]}, the means a token {[round(v, 3) for v in wanted]}",
         )
-
-
-class _Graph:
-    """Lives as long as the graph behind one summed loss still holds what its backward pass needs."""
-
-
-class _Watch(torch.autograd.Function):
-    """The identity; its `_Graph` goes with the graph, or after its backward pass."""
-
-    @staticmethod
-    def forward(ctx: Any, total: Tensor, graph: _Graph) -> Tensor:
-        ctx.graph = graph
-        return total.view_as(total)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        ctx.graph = None
-        return grad, None
-
-
-class _WatchedLoss:
-    """`_loss_sum` that counts how many earlier graphs are still alive when it is called: one at most, if memory is to be saved."""
-
-    def __init__(self) -> None:
-        self.graphs, self.most = WeakSet[_Graph](), 0
-
-    def __call__(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, int]:
-        self.most = max(self.most, len(self.graphs))
-        total, count = _loss_sum(model, batch)
-        if total.requires_grad:
-            self.graphs.add(graph := _Graph())
-            total = _Watch.apply(total, graph)
-        return total, count
 
 
 @register(
@@ -328,12 +212,12 @@ class _WatchedLoss:
 def accumulate(function: Callable[..., float]) -> None:
     random = generator()
     for sizes in ([(1, 3, 2), (2, 5, 1), (1, 12, 2), (3, 4, 3)], [(2, 9, 1), (1, 2, 1), (1, 4, 2)]):
-        batches = [_batch(random, *each) for each in sizes]
-        model = _Reader(random)
-        grads, losses = _gradients(model, batches)
+        batches = [batch_of(random, *each) for each in sizes]
+        model = Reader(random)
+        grads, losses = gradients(model, batches)
         model.zero_grad()
         model.calls, before = 0, model.trained.weight.detach().clone()
-        watched = _WatchedLoss()
+        watched = WatchedLoss()
         got = _attempt(function, model, batches, watched)
         if not torch.equal(before, model.trained.weight):
             raise Wrong("a step is taken", "the weights have moved: `accumulate` only leaves a gradient behind")
@@ -359,7 +243,7 @@ def accumulate(function: Callable[..., float]) -> None:
             size = grad.norm() / grads[""].norm()
             raise Wrong(
                 bug,
-                f"for micro-batches of {[_loss_sum(model, b)[1] for b in batches]} tokens your gradient has {size:.2f} times the length of the one batch's, or another direction",
+                f"for micro-batches of {[loss_sum(model, b)[1] for b in batches]} tokens your gradient has {size:.2f} times the length of the one batch's, or another direction",
             )
         if getattr(got, "shape", None) in ((), (1,)):
             got = got.item()  # a tensor or a NumPy number
@@ -381,47 +265,6 @@ def accumulate(function: Callable[..., float]) -> None:
                 bug,
                 f"the gradient is right; you return {float(got):.4f}, and the mean loss a token is {losses['']:.4f}",
             )
-
-
-def _gradients(model: _Reader, batches: Sequence[Mapping[str, Tensor]]) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """The right gradient under "" and wrong ones by their bugs; the same for the loss."""
-    each: list[tuple[Tensor, float, int]] = []
-    for batch in batches:
-        model.zero_grad()
-        total, count = _loss_sum(model, batch)
-        total.backward()
-        assert model.trained.weight.grad is not None
-        each.append((model.trained.weight.grad.clone(), total.item(), count))
-    tokens, rows = sum(count for *_, count in each), sum(len(batch["input_ids"]) for batch in batches)
-    total_grad, total_loss = torch.stack([grad for grad, *_ in each]).sum(0), sum(loss for _, loss, _ in each)
-    mean_grad = torch.stack([grad / count for grad, _, count in each]).mean(0)
-    grads = {
-        "": total_grad / tokens,
-        "the mean of the means": mean_grad,
-        "the sum of the means": mean_grad * len(each),
-        "the sum is not divided": total_grad,
-        "divided by the number of micro-batches": total_grad / len(each),
-        "divided by the number of rows": total_grad / rows,
-        "only the last micro-batch is left": each[-1][0] / each[-1][2],
-        "only the last micro-batch is left, divided by all tokens": each[-1][0] / tokens,
-        "divided again at every micro-batch": _running(each, tokens),
-    }
-    losses = {
-        "": total_loss / tokens,
-        "the mean of the means": sum(loss / count for _, loss, count in each) / len(each),
-        "the sum of the means": sum(loss / count for _, loss, count in each),
-        "the sum": total_loss,
-        "the last micro-batch's": each[-1][1] / each[-1][2],
-    }
-    return grads, losses
-
-
-def _running(each: Sequence[tuple[Tensor, float, int]], tokens: int) -> Tensor:
-    """Gradients that are divided inside the loop, so that the first ones are divided many times."""
-    grad = torch.zeros_like(each[0][0])
-    for own, *_ in each:
-        grad = (grad + own) / tokens
-    return grad
 
 
 def _matrix(value: Any, shape: tuple[int, int], what: str) -> Tensor:
