@@ -1,5 +1,7 @@
 """Chapter 05's checkers take right answers in any style, and tell what is wrong before anything else."""
 
+import math
+
 import numpy as np
 import torch
 from answers_05 import (
@@ -32,6 +34,11 @@ def test_a_right_answer_in_another_style_passes():
 
 def test_a_running_sum_keeps_every_graph_too():
     assert ask("05.3", keeps_the_running_sum).bug == "every graph is kept"
+
+
+def test_a_loss_that_is_no_number_is_none():
+    for number in (math.nan, math.inf, True, "2.3"):
+        assert ask("05.3", lambda *given, number=number: (accumulate(*given), number)[1]).bug == "no loss is returned"
 
 
 def test_an_error_is_told_before_the_arguments_and_briefly():

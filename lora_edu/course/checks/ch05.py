@@ -1,7 +1,8 @@
 """Exercises of chapter 05, First run."""
 
+import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from lora_edu.course.checks.small_loop import LOOP_BUGS, Reader, batch_of, gradients, loss_sum, run_with
 from lora_edu.course.checks.watched_loop import Steps, WatchedLoss
-from lora_edu.course.exercises import NotAttempted, Wrong, attempt, close, generator, register
+from lora_edu.course.exercises import NotAttempted, Wrong, as_number, attempt, close, generator, register
 from lora_edu.losses import IGNORE
 
 PAD = 2  # of the rows that the checkers make up: the token that ends an answer, and the one that pads
@@ -245,26 +246,19 @@ def accumulate(function: Callable[..., float]) -> None:
                 bug,
                 f"for micro-batches of {[loss_sum(model, b)[1] for b in batches]} tokens your gradient has {size:.2f} times the length of the one batch's, or another direction",
             )
-        if getattr(got, "shape", None) in ((), (1,)):
-            got = got.item()  # a tensor or a NumPy number
-        if isinstance(got, bool) or not isinstance(got, int | float):
-            raise Wrong(
-                "no loss is returned",
-                f"the gradient is right; returned is {type(got).__name__}, and wanted the mean loss a token",
-            )
-        if abs(float(got) - losses[""]) > 1e-4 * losses[""]:
-            bug = next(
-                (
-                    f"the loss is {name}"
-                    for name, wrong in losses.items()
-                    if name and abs(float(got) - wrong) < 1e-4 * wrong
-                ),
-                "another loss",
-            )
-            raise Wrong(
-                bug,
-                f"the gradient is right; you return {float(got):.4f}, and the mean loss a token is {losses['']:.4f}",
-            )
+        _judge_loss(got, losses)
+
+
+def _judge_loss(got: Any, losses: Mapping[str, float]) -> None:
+    """For a run whose gradient is right; `losses` has the right one under "" and wrong ones by their bugs. Raises: Wrong."""
+    try:
+        loss = as_number(got, "`accumulate`")
+    except Wrong as wrong:
+        raise Wrong("no loss is returned", f"the gradient is right; {wrong.detail}, the mean loss a token") from None
+    if not math.isclose(loss, losses[""], rel_tol=1e-4):
+        bugs = (name for name, wrong in losses.items() if name and math.isclose(loss, wrong, rel_tol=1e-4))
+        bug = next((f"the loss is {name}" for name in bugs), "another loss")
+        raise Wrong(bug, f"the gradient is right; you return {loss:.4f}, and the mean loss a token is {losses['']:.4f}")
 
 
 def _matrix(value: Any, shape: tuple[int, int], what: str) -> Tensor:
