@@ -149,7 +149,7 @@ class Tally(Counter[str]):
         for matrix in matrices:
             width = n * matrix.n_in
             if matrix.fast:
-                self.beside_input(matrix, n)
+                self.beside_input(matrix, n, flow)
                 continue
             if matrix.trains and casts:
                 self["inputs of trained matrices"] += width * 2
@@ -163,11 +163,10 @@ class Tally(Counter[str]):
                     )  # what is left of x; the mask
                 elif casts or (self.factor != size and not self.batch.autocast):
                     self["inputs of trained matrices"] += matrix.adapters * width * self.factor
+            self.copy_of_weight(matrix, flow)
             if self.batch.autocast:
-                wide = matrix.n_in * matrix.n_out if flow and self.size != 2 else 0  # a weight in bf16 is its own copy
-                self["bf16 copies of weights"] += 2 * (
-                    wide + matrix.rank * (matrix.n_out + (matrix.n_in if flow else 0))
-                )
+                copied = matrix.rank * (matrix.n_out + (matrix.n_in if flow else 0))
+                self["bf16 copies of weights"] += 2 * copied
         as_it_is = [
             m for m in matrices
             if m.fast or (not casts and (m.trains or (m.rank and not m.dropout and (self.batch.autocast or self.factor == size))))
@@ -176,8 +175,14 @@ class Tally(Counter[str]):
             self["inputs of trained matrices"] += n * as_it_is[0].n_in * size
         return flow or any(matrix.wanted for matrix in matrices)
 
-    def beside_input(self, matrix: Matrix, n: int) -> None:
-        """What a fused step keeps beside its input of n rows: A x, and of each number a bit, whether dropout took it."""
+    def copy_of_weight(self, matrix: Matrix, flow: bool) -> None:
+        """The weight in bf16, which autocast makes for the product and keeps for the way down; one in bf16 is its own copy."""
+        if self.batch.autocast and self.size != 2 and flow:
+            self["bf16 copies of weights"] += 2 * matrix.n_in * matrix.n_out
+
+    def beside_input(self, matrix: Matrix, n: int, flow: bool) -> None:
+        """What a fused step keeps beside its input of n rows: A x, of each number a bit whether dropout took it, the weight's copy."""
+        self.copy_of_weight(matrix, flow)
         self["A x"] += n * matrix.rank * self.factor
         self["dropout"] += -(-n * matrix.n_in // 8) if matrix.dropout else 0
 
@@ -231,7 +236,9 @@ def predict_activations(model: nn.Module, batch: Batch, gradient_checkpointing: 
         wide = n * config.intermediate_size * block.out
         if one_step:
             block.linear([m for m in (gate, up) if m.fast], n, size, inputs)
-            block.beside_input(down, n)
+            for bare in (m for m in (gate, up) if not m.fast):
+                block.beside_input(bare, n, inputs)
+            block.beside_input(down, n, True)
             block["MLP"] += 2 * wide  # gate's output and up's
             flow = True
         else:

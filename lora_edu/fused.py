@@ -8,7 +8,8 @@ out, and keeps only what it cannot do without:
 
 In the backward pass thin products stand in the orientation that BLAS likes, Bᵀ dyᵀ (r, n) and not dy B (n, r): up to four times as
 fast on a CPU. Nothing is approximated: the output is the plain formula's bit for bit (with dropout off). Under autocast weights and
-factors are cast as the plain formula casts them, in the forward pass and again in the backward pass: no copy of a weight is kept.
+factors are cast as the plain formula casts them, and a weight's copy is kept for the backward pass: to cast it again would take
+longer than all the rest of the adapter's work. (A base that is loaded in 16 bits is its own copy.)
 
 `applies` says where this is right; everywhere else the plain formula runs. `disabled()` switches the fast path off.
 """
@@ -229,8 +230,9 @@ class _Linear(Function):
     def forward(ctx: Any, x, W, b, A, B, s, p, dtype):
         ctx.scales, ctx.dtype = (s, p), dtype
         with autocast_off(x):
-            y, *kept = _forward(cast(x, dtype), _part((W, b, A, B), (s, p), dtype))
-            ctx.save_for_backward(x, W, b, A, B, *kept)
+            m = _part((W, b, A, B), (s, p), dtype)
+            y, *kept = _forward(cast(x, dtype), m)
+            ctx.save_for_backward(x, m.W if ctx.needs_input_grad[0] else W, b, A, B, *kept)
         return y
 
     @staticmethod
@@ -260,7 +262,9 @@ class _GatedMLP(Function):
             g, *of_gate = _forward(xc, gate)
             u, *of_up = _forward(xc, up)
             y, *of_down = _forward(F.silu(g).mul_(u), down)
-            ctx.save_for_backward(x, g, u, *of_gate, *of_up, *of_down, *tensors)
+            wide = (gate.W, up.W) if ctx.needs_input_grad[0] else tensors[0:8:4]
+            kept = (wide[0], *tensors[1:4], wide[1], *tensors[5:8], down.W, *tensors[9:])
+            ctx.save_for_backward(x, g, u, *of_gate, *of_up, *of_down, *kept)
         return y
 
     @staticmethod
