@@ -190,7 +190,7 @@ def as_tensor(value: Any, like: torch.Tensor, what: str) -> torch.Tensor:
 
 def as_number(value: Any, what: str) -> Any:
     """`value` as a plain number, also from NumPy or a tensor of one element. Raises Wrong("not a number"), also for nan and inf."""
-    if getattr(value, "shape", None) in ((), (1,)):
+    if isinstance(shape := getattr(value, "shape", None), tuple) and math.prod(shape) == 1:
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise Wrong("not a number", f"{what} returned {type(value).__name__}, and should return a number")

@@ -68,6 +68,72 @@ def in_two_blocks(A, B, s):
     return s * math.sqrt(sum(float((B[i : i + size] @ A).square().sum()) for i in range(0, len(B), size)))
 
 
+def in_numpy(A, B, s):
+    a, b = A.numpy(), B.numpy()
+    return s * np.sqrt(np.sum((b.T @ b) * (a @ a.T)))
+
+
+def of_small_traces(A, B, s):
+    a, b = A.detach().numpy().astype(float), B.detach().numpy().astype(float)
+    return abs(s) * math.sqrt(np.trace((b.T @ b) @ (a @ a.T)))
+
+
+def by_qr(A, B, s):
+    return s * (torch.linalg.qr(B).R @ torch.linalg.qr(A.T).R.T).norm()
+
+
+def by_qr_in_numpy(A, B, s):
+    return s * np.linalg.norm(np.linalg.qr(B.numpy())[1] @ np.linalg.qr(A.numpy().T)[1].T)
+
+
+def by_qr_of_scipy(A, B, s):
+    from scipy.linalg import qr  # the import takes more memory than the product
+
+    return s * np.linalg.norm(qr(B.numpy(), mode="economic")[1] @ qr(A.numpy().T, mode="economic")[1].T)
+
+
+def by_einsum(A, B, s):
+    return s * torch.einsum("or,oq,ri,qi->", B, B, A, A).sqrt().reshape(1, 1)
+
+
+def by_einsum_of_small(A, B, s):
+    return s * torch.einsum("rq,rq->", torch.einsum("or,oq->rq", B, B), torch.einsum("ri,qi->rq", A, A)).sqrt()
+
+
+def by_singular_values(A, B, s):
+    _, S, Vh = torch.linalg.svd(B, full_matrices=False)
+    return s * (S[:, None] * Vh @ A).norm()
+
+
+def by_rows_in_numpy(A, B, s):
+    a = A.numpy()
+    return s * math.sqrt(sum(float(((row @ a) ** 2).sum()) for row in B.numpy()))
+
+
+def in_lists(A, B, s):
+    def gram(rows):
+        return [sum(x * y for x, y in zip(one, other)) for one in rows for other in rows]
+
+    return s * math.sqrt(sum(a * b for a, b in zip(gram(A.tolist()), gram(B.T.tolist()))))
+
+
+def built_in_numpy(A, B, s):
+    return s * np.linalg.norm(B.detach().numpy() @ A.detach().numpy())
+
+
+def built_and_wrapped(A, B, s):
+    return s * torch.from_numpy(np.matmul(B.numpy(), A.numpy())).pow(2).sum().sqrt()
+
+
+def built_in_lists(A, B, s):
+    rows = [(row @ A).tolist() for row in B]
+    return s * math.sqrt(sum(x * x for row in rows for x in row))
+
+
+def two_blocks_in_numpy(A, B, s):
+    return s * math.hypot(*(np.linalg.norm(part.numpy() @ A.numpy()) for part in B.chunk(2)))
+
+
 def plain(text):
     return " ".join(re.findall(r"\w+", text.lower()))
 

@@ -2,6 +2,7 @@
 
 import math
 import operator
+import tracemalloc
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lora_edu.course.exercises import Wrong, attempt, generator, register
+from lora_edu.course.exercises import Wrong, as_number, attempt, generator, register
 from lora_edu.course.patients import FAULTS, SOUND, Chart, charts
 
 
@@ -105,6 +106,26 @@ class _Largest(TorchDispatchMode):
         return result
 
 
+MOST_BESIDE = 2**20  # bytes: many times A and B in any case of 06.2, a third of ΔW in the largest
+
+
+class _Beside:
+    """How many bytes of arrays, lists and the like are held at once inside, at most: what NumPy takes, and what torch does not."""
+
+    def __enter__(self) -> "_Beside":
+        self.ours = not tracemalloc.is_tracing()
+        if self.ours:
+            tracemalloc.start()
+        tracemalloc.reset_peak()
+        self.before, _ = tracemalloc.get_traced_memory()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.most = tracemalloc.get_traced_memory()[1] - self.before
+        if self.ours:
+            tracemalloc.stop()
+
+
 @register(
     "06.2",
     title="The length of a change that is never built",
@@ -122,17 +143,17 @@ class _Largest(TorchDispatchMode):
 )
 def length_of_update(function: Callable[[Tensor, Tensor, float], float]) -> None:
     draw = generator()
-    for n_out, n_in, r, s in ((300, 200, 4, 2.0), (64, 64, 8, 0.25), (5, 700, 1, 16.0), (90, 90, 3, 0.5)):
+    with _Largest():  # once unjudged: what is imported at a first call, here or by torch, is no matrix
+        attempt(function, torch.randn(2, 3, generator=draw), torch.randn(4, 2, generator=draw), 2.0)
+    cases = ((300, 200, 4, 2.0), (64, 64, 8, 0.25), (5, 700, 1, 16.0), (90, 90, 3, 0.5), (1000, 800, 4, 3.0))
+    for n_out, n_in, r, s in cases:
         B, A = torch.randn(n_out, r, generator=draw), torch.randn(r, n_in, generator=draw)
-        with _Largest() as made:
+        with _Beside() as beside, _Largest() as made:
             got = attempt(function, A, B, s)
         want = s * float((B @ A).norm())
-        if isinstance(got, Tensor) and got.numel() == 1:
-            got = got.item()
-        if isinstance(got, bool) or not isinstance(got, int | float):
-            raise Wrong("not a number", f"it returned {type(got).__name__}; it should be one number")
+        got = as_number(got, "`length_of_update`")
         said = f"for A {tuple(A.shape)}, B {tuple(B.shape)} and s = {s:g} you say {got:.4g}, and ‖ΔW‖ is {want:.4g}"
-        if math.isclose(got, want, rel_tol=1e-3):
+        if math.isclose(got, want, rel_tol=1e-4):
             if made.numbers >= n_out * n_in:
                 raise Wrong(
                     "the big matrix is built", f"a tensor of {made.numbers:,} numbers was made; ΔW has {n_out * n_in:,}"
@@ -141,6 +162,12 @@ def length_of_update(function: Callable[[Tensor, Tensor, float], float]) -> None
                 raise Wrong(
                     "a large part of it is built",
                     f"a tensor of {made.numbers:,} numbers was made; A and B together have {A.numel() + B.numel():,}",
+                )
+            if beside.most > MOST_BESIDE:
+                raise Wrong(
+                    "the big matrix is built" if beside.most >= 4 * n_out * n_in else "a large part of it is built",
+                    f"{beside.most / 1e6:.1f} MB of arrays or lists were held at once; A and B together take "
+                    f"{4 * (A.numel() + B.numel()) / 1e6:.2f} MB, and ΔW {4 * n_out * n_in / 1e6:.1f} MB",
                 )
             continue
         bugs = {
