@@ -42,11 +42,13 @@ class Choice:
 class Fit:
     """What `fit` chose. Prints as a table.
 
-    config: the recipe with the choices filled in, ready for the Trainer. ledger: of its largest micro-batch. room: bytes that the
-    ledger's sum had to fit into. seconds: of one step, None if no time budget was given.
+    config: the recipe with the choices filled in, ready for the Trainer. precision: what the Trainer will make of the config's.
+    ledger: of its largest micro-batch. room: bytes that the ledger's sum had to fit into. seconds: of one step, None if no time
+    budget was given.
     """
 
     config: TrainConfig
+    precision: Precision
     ledger: Ledger
     room: int
     seconds: float | None
@@ -105,7 +107,7 @@ def fit(
     steps, whole = total_steps(len(examples), config), total_steps(len(examples), recipe)
     times = config.gradient_accumulation_steps
     return Fit(
-        config, ledger(shape, config.gradient_checkpointing), usable, seconds,
+        config, precision, ledger(shape, config.gradient_checkpointing), usable, seconds,
         (
             Choice("device", name, "the model lies there"),
             Choice("precision", precision, why_precision),

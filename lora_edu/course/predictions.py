@@ -212,13 +212,21 @@ def predict(
     return Prediction(asked)
 
 
-def reveal(id: str, measured: Any, *, misconceptions: Misconceptions | None = None, because: str = "") -> Card:
+def reveal(
+    id: str,
+    measured: Any,
+    *,
+    misconceptions: Misconceptions | None = None,
+    because: str = "",
+    how: str = "Measured",
+) -> Card:
     """Compare what was measured with what was locked, and name the misconception behind a wrong answer.
 
     Args:
         measured: the right option (its text or letter) or the measured number; a tensor of one element will do.
         misconceptions: {option or letter: sentence}; for a number {(low, high): sentence}, ends included.
         because: one sentence that explains the measurement, shown whatever was locked.
+        how: where the truth comes from: "Worked out" where nothing was run.
     Raises: ValueError when `measured` or a misconception's key is none of the question's options.
     """
     entry = store.get("predictions", id)
@@ -232,7 +240,7 @@ def reveal(id: str, measured: Any, *, misconceptions: Misconceptions | None = No
     else:
         truth = question.parse(measured)
     meant = {key if isinstance(key, tuple) else question.parse(key): why for key, why in (misconceptions or {}).items()}
-    told = f"Measured: {question.say(truth)}."
+    told = f"{how}: {question.say(truth)}."
     if entry is None:
         kind, verdict = "open", "No prediction was locked for this question."
     else:
