@@ -24,7 +24,8 @@ from lora_edu.plots import BLUE, MUTED, Axes, Canvas, Picture, decades
 LETTERS = "ABCDEFGHI"
 WRONG = 3  # what a wrong name costs, in instruments
 KEY = "06.clinic"  # of the best score, among the exercises
-FOR_SALE = tuple(name for name in INSTRUMENTS if name != "loss")  # the training loss is free
+NOT_FOR_SALE = ("loss", "rate")  # the training loss is free, and the rate would name a disease outright
+FOR_SALE = tuple(name for name in INSTRUMENTS if name not in NOT_FOR_SALE)
 _SHOWN = (0, 1, 3, 6, 12)  # which of a chart's readings a table shows
 _WORDS = {
     "grad_A": "‖∇A‖", "grad_B": "‖∇B‖", "norm_A": "‖A‖", "norm_B": "‖B‖", "norm_delta_W": "‖ΔW‖", "held_out": "held-out loss",
