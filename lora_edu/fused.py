@@ -19,8 +19,7 @@ import inspect
 import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import cache
-from types import MethodType
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -94,9 +93,12 @@ def listened_to(module: nn.Module) -> bool:
 
 
 def transformed() -> bool:
-    """Whether something else takes the operations apart: the compiler (which fuses by itself), a trace, vmap, jvp, forward mode …"""
+    """Whether something else takes the operations apart: the compiler (which fuses by itself), a trace, vmap, jvp, forward mode …
+
+    Or keeps what single operations give, as selective checkpointing does: it must not see one changed in place.
+    """
     busy = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
-    return busy or forward_ad._current_level >= 0
+    return busy or forward_ad._current_level >= 0 or torch._C._len_torch_dispatch_stack() > 0
 
 
 def applies(x: Tensor, *parts: Part | None) -> bool:
@@ -104,12 +106,12 @@ def applies(x: Tensor, *parts: Part | None) -> bool:
     found = [m for m in parts if m is not None]
     if not (_on and torch.is_grad_enabled()) or len(found) < len(parts) or not any(m.A is not None for m in found):
         return False
-    if type(x) not in (Tensor, nn.Parameter) or x.layout != torch.strided:
+    if type(x) not in (Tensor, nn.Parameter) or x.layout != torch.strided or x.is_nested or not x.is_floating_point():
         return False
     if transformed() or not torch.amp.is_autocast_available(x.device.type):
         return False
     if torch.is_autocast_enabled(x.device.type):  # which leaves float64 alone
-        return x.is_floating_point() and torch.float64 not in (x.dtype, *(m.W.dtype for m in found))
+        return torch.float64 not in (x.dtype, *(m.W.dtype for m in found))
     return all(m.W.dtype == x.dtype for m in found)
 
 
@@ -169,7 +171,7 @@ def _add_product_(y: Tensor, thin: Tensor, factor: Tensor, s: float = 1.0) -> No
 
 def _forward(x: Tensor, m: Part) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """y (..., out) by the plain formula's operations, in place, so that both paths give the same bits; x Aᵀ (n, r); the mask's bits."""
-    y = F.linear(x, m.W, m.b)
+    y = F.linear(x, m.W, m.b).detach()  # never a view: what comes behind, as ReLU(inplace=True), may change it
     if m.A is None or m.B is None:
         return y, None, None
     kept = _draw(x, m.p)
@@ -206,6 +208,15 @@ def _plain(x: Tensor, m: Part, bits: Tensor | None) -> Tensor:
     return torch.add(y, F.linear(F.linear(h.to(m.A.dtype), m.A), m.B), alpha=m.s / (1 - m.p)).to(y.dtype)
 
 
+def _saved(ctx: Any) -> Any:
+    """What forward saved. Where the gradient is to be differentiated: views of it, at which `_differentiable` stops.
+
+    Beyond them one input may depend on another, as where a layer is called twice.
+    """
+    views = torch.is_grad_enabled()
+    return [t if t is None else t.view_as(t) for t in ctx.saved_tensors] if views else ctx.saved_tensors
+
+
 def _differentiable(ctx: Any, step: Any, x: Tensor, tensors: Any, dy: Tensor) -> dict[int, Tensor]:
     """Gradients by input number, with a graph of their own (double backward): the step is repeated the plain way."""
     inputs = {i: t for i, t in enumerate((x, *tensors)) if ctx.needs_input_grad[i]}
@@ -237,7 +248,7 @@ class _Linear(Function):
 
     @staticmethod
     def backward(ctx: Any, dy):
-        x, *tensors, low, bits = ctx.saved_tensors
+        x, *tensors, low, bits = _saved(ctx)
         with autocast_off(x):
             m, xc = _part(tensors, ctx.scales, ctx.dtype), cast(x, ctx.dtype)
             if torch.is_grad_enabled():
@@ -269,7 +280,7 @@ class _GatedMLP(Function):
 
     @staticmethod
     def backward(ctx: Any, dy):
-        x, g, u, *rest = ctx.saved_tensors
+        x, g, u, *rest = _saved(ctx)
         of_gate, of_up, of_down, tensors = rest[:2], rest[2:4], rest[4:6], rest[6:]
         with autocast_off(x):
             gate, up, down = _parts(tensors, ctx.scales, ctx.dtype)
@@ -315,7 +326,8 @@ def gated_parts(mlp: Any) -> list[Part] | None:
 
 def forward(self: Any, x: Tensor) -> Tensor:
     """The forward that `attach` puts on an MLP: one fused step where that is right, else what its class says."""
-    parts = gated_parts(self) if _on and torch.is_grad_enabled() else None
+    possible = _on and torch.is_grad_enabled() and not transformed() and is_gated_mlp(type(self))
+    parts = gated_parts(self) if possible else None
     if parts is None or not applies(x, *parts):
         return type(self).forward(self, x)
     tensors = (t for m in parts for t in m[:4])
@@ -328,17 +340,23 @@ def attach(model: nn.Module) -> None:
         kind: Any = type(module)
         named = all(hasattr(module, name) for name in (*GATE_UP_DOWN, "act_fn"))
         if named and "forward" not in module.__dict__ and is_gated_mlp(kind):
-            module.forward = MethodType(forward, module)
+            module.forward = partial(forward, module)  # which, unlike a method, survives pickle
+
+
+def is_gated_mlp(kind: Any) -> bool:
+    """Whether a class's forward is, read word for word, down(act(gate(x)) · up(x)) and nothing else."""
+    return _reads_gated(kind.forward)
 
 
 @cache
-def is_gated_mlp(kind: Any) -> bool:
-    """Whether a class's forward is, read word for word, down(act(gate(x)) · up(x)) and nothing else."""
+def _reads_gated(forward: Any) -> bool:
     try:
-        function: Any = ast.parse(textwrap.dedent(inspect.getsource(kind.forward))).body[0]
+        function: Any = ast.parse(textwrap.dedent(inspect.getsource(forward))).body[0]
     except (OSError, TypeError, SyntaxError):
         return False  # what it computes cannot be read
-    return [a.arg for a in function.args.args] == ["self", "x"] and ast.unparse(function.body) in (
+    if hasattr(forward, "__wrapped__") or function.decorator_list:
+        return False  # what is read is not all
+    return list(inspect.signature(forward).parameters) == ["self", "x"] and ast.unparse(function.body) in (
         f"return {_FORMULA}",
         f"down_proj = {_FORMULA}\nreturn down_proj",
     )
@@ -353,4 +371,4 @@ def detach(model: nn.Module) -> None:
 
 def attached(module: nn.Module) -> bool:
     """Whether the module's forward is the one that `attach` puts in."""
-    return getattr(module.__dict__.get("forward"), "__func__", None) is forward
+    return getattr(module.__dict__.get("forward"), "func", None) is forward

@@ -139,11 +139,20 @@ def bare_head(model: nn.Module) -> Any:
     return head if part is not None and part.b is None else None
 
 
-@cache
 def gives_bare_logits(kind: Any) -> bool:
     """Whether a class's forward, read word for word, takes its logits from `lm_head` and does nothing to them (no cap, no scale)."""
+    return _reads_bare(kind.forward)
+
+
+@cache
+def _reads_bare(forward: Any) -> bool:
+    inner = forward
+    while hasattr(inner, "__wrapped__"):  # a wrapper; transformers' own leave logits alone
+        if not getattr(inner, "__globals__", {}).get("__name__", "").startswith("transformers."):
+            return False
+        inner = inner.__wrapped__
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(kind.forward))))
+        tree = ast.parse(textwrap.dedent(inspect.getsource(inner)))
     except (OSError, TypeError, SyntaxError):
         return False
     nodes = list(ast.walk(tree))
@@ -159,7 +168,7 @@ def gives_bare_logits(kind: Any) -> bool:
 
 @contextmanager
 def silent(head: Any) -> Iterator[None]:
-    """Within the block the head hands its input on."""
+    """Within the block the head hands its input on, to every thread."""
     head.forward = lambda hidden: hidden
     try:
         yield

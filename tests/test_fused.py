@@ -1,6 +1,8 @@
 """The fast path gives what the plain formula gives, keeps fewer bytes, and steps aside where it is not right."""
 
 import copy
+import functools
+import pickle
 from contextlib import contextmanager
 
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import parametrize
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from lora_edu import fused
 from lora_edu.activations import saved_for_backward
@@ -195,6 +197,34 @@ def test_a_mask_survives_its_bits():
     assert 0.69 < fused._draw(torch.empty(200, 200), 0.3).mean() < 0.71
 
 
+@pytest.mark.parametrize("make", [make_layer, make_mlp])
+@pytest.mark.parametrize("shape", [(6,), (4, 6), (2, 3, 6), (2, 0, 6)])
+def test_the_output_may_be_changed_in_place(make, shape, steps):
+    module, x = make(bias=True), torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    behind = nn.Sequential(module, nn.ReLU(inplace=True))
+    assert_same(gradients(behind, x, on=True), gradients(behind, x, on=False), 1e-12)
+    assert steps
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_a_module_called_twice_and_a_factor_used_twice(create_graph, tied, steps):
+    """With `create_graph` the gradient is asked of autograd itself: it must not run on into the first call."""
+    mlp, x = make_mlp(), torch.randn(3, 6, dtype=torch.float64)
+    if tied:
+        mlp.up_proj.lora_A["default"] = mlp.gate_proj.A
+    layer = make_layer(6, 6)
+    wanted = [p for module in (mlp, layer) for p in module.parameters() if p.requires_grad]
+    found = []
+    for on in (True, False):
+        with fused.switched(on):
+            y = layer(mlp(layer(mlp(x) / 9) / 9) / 9).square().sum()
+        found.append(torch.autograd.grad(y, wanted, create_graph=create_graph))
+    assert len(steps) == 4
+    for one, two in zip(*found):
+        torch.testing.assert_close(one, two)
+
+
 # -- what is kept ------------------------------------------------------------------------------------------------------
 def saved_bytes(module: nn.Module, x: torch.Tensor, on: bool, autocast: bool = False) -> int:
     with (
@@ -299,7 +329,7 @@ def test_the_forward_put_on_an_mlp_follows_a_copy_and_leaves_with_the_adapter(st
     names = [name for name, _ in model.named_modules()]
     twin = copy.deepcopy(model)
     mlp = twin.model.layers[0].mlp
-    assert mlp.forward.__self__ is mlp and [name for name, _ in twin.named_modules()] == names
+    assert mlp.forward.args == (mlp,) and [name for name, _ in twin.named_modules()] == names
     assert set(twin.state_dict()) == set(model.state_dict())
     nn.init.zeros_(mlp.up_proj.B)
     assert not torch.equal(twin(tokens()).logits, model(tokens()).logits)
@@ -335,6 +365,29 @@ def test_distributed_trains_alike(kind, tmp_path, steps):
     assert_same({name.removeprefix("module."): grad for name, grad in found.items()}, plain, 1e-5)
 
 
+def doubled(forward):
+    @functools.wraps(forward)
+    def twice(self, x):
+        return 2 * forward(self, x)
+
+    return twice
+
+
+def test_a_forward_put_on_the_class_later_is_seen(monkeypatch, steps):
+    mlp, x = make_mlp(), torch.randn(3, 6, dtype=torch.float64)
+    y = mlp(x)
+    monkeypatch.setattr(GatedMLP, "forward", doubled(GatedMLP.forward))
+    torch.testing.assert_close(mlp(x), 2 * y)
+    assert steps.count("_GatedMLP") == 1
+
+
+def test_a_pickled_mlp_keeps_its_fused_forward(steps):
+    twin = pickle.loads(pickle.dumps(make_mlp()))
+    twin(torch.randn(3, 6, dtype=torch.float64))
+    assert steps == ["_GatedMLP"]
+    assert "forward" not in unload(twin).__dict__
+
+
 def test_which_mlps_are_gated_is_read_off_their_source():
     from transformers.models.gemma.modeling_gemma import GemmaMLP
     from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
@@ -342,12 +395,21 @@ def test_which_mlps_are_gated_is_read_off_their_source():
     from transformers.models.mistral.modeling_mistral import MistralMLP
     from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP
 
+    class Decorated(GatedMLP):
+        @doubled
+        def forward(self, x):
+            return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+
+    class TakesMore(GatedMLP):
+        def forward(self, x, *more, scale=2):
+            return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+
     class Clamped(GatedMLP):
         def forward(self, x):
             return self.down_proj(self.act_fn(self.gate_proj(x)).clamp(max=5) * self.up_proj(x))
 
     assert all(fused.is_gated_mlp(kind) for kind in (LlamaMLP, MistralMLP, Qwen2MLP, GemmaMLP, GatedMLP))
-    assert not any(fused.is_gated_mlp(kind) for kind in (GPT2MLP, Clamped, nn.Linear, type("Unread", (nn.Module,), {"forward": eval("lambda self, x: x")})))  # fmt: skip
+    assert not any(fused.is_gated_mlp(kind) for kind in (GPT2MLP, Clamped, Decorated, TakesMore, nn.Linear, type("Unread", (nn.Module,), {"forward": eval("lambda self, x: x")})))  # fmt: skip
 
 
 # -- where it steps aside ----------------------------------------------------------------------------------------------
@@ -570,3 +632,41 @@ def test_checkpointing_by_hand_keeps_the_mask():
     y = checkpoint(layer, x, use_reentrant=False)
     (y * torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y.dtype)).sum().backward()
     torch.testing.assert_close(layer.A.grad, plain["lora_A.default"])
+
+
+@pytest.mark.parametrize("make", [make_layer, make_mlp])
+@pytest.mark.parametrize("bias", [False, True])
+def test_selective_checkpointing_keeps_what_a_product_gave(make, bias, steps):
+    """What it keeps of the first pass must not be changed in place: the second pass would add the adapter to it again."""
+    module, behind = make(bias=bias), nn.Linear(5 if make is make_layer else 6, 3, dtype=torch.float64)
+    x = torch.randn(2, 3, 6, dtype=torch.float64, requires_grad=True)
+
+    def policy(context, operation, *args, **kwargs):
+        kept = operation in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
+        return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
+
+    def both(x):
+        return behind(module(x)).square()
+
+    contexts = functools.partial(create_selective_checkpoint_contexts, policy)
+    wanted = [x, *(p for p in module.parameters() if p.requires_grad)]
+    found = torch.autograd.grad(checkpoint(both, x, use_reentrant=False, context_fn=contexts).sum(), wanted)
+    assert not steps
+    for one, two in zip(found, torch.autograd.grad(both(x).sum(), wanted)):
+        torch.testing.assert_close(one, two)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["nested", "complex"])
+def test_numbers_of_another_kind(kind, steps):
+    if kind == "nested":
+        rows = [torch.randn(n, 6, dtype=torch.float64) for n in (3, 2)]
+        module, x = make_layer(), torch.nested.nested_tensor(rows)
+        torch.testing.assert_close(module(x).to_padded_tensor(0.0)[0], module(rows[0]))
+    else:
+        module = LoRALinear(nn.Linear(6, 5, dtype=torch.complex128), 2, 4)
+        x = torch.randn(3, 6, dtype=torch.complex128, requires_grad=True)
+        y = module(x)
+        dy = torch.randn_like(y)
+        torch.testing.assert_close(torch.autograd.grad(y, x, dy)[0], dy @ module.weight.conj())
+    assert steps == ["_Linear"] * (kind == "nested")

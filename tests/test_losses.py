@@ -1,5 +1,7 @@
 """The causal-LM loss asks for few logits and equals the one that asks for all."""
 
+import functools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -222,6 +224,25 @@ def test_where_logits_are_not_made_in_chunks(situation, chunks):
         plain, _, _ = loss_and_gradients(model, batch)
     assert not chunks
     torch.testing.assert_close(total, plain, rtol=1e-6, atol=0)
+
+
+def test_a_wrapper_put_around_the_forward_later_is_seen(chunks, monkeypatch):
+    model, batch = adapted(), ragged_batch()
+    causal_lm_loss(model, batch)
+    assert chunks == [10]
+    forward = type(model).forward
+
+    @functools.wraps(forward)
+    def capped(self, *args, **kwargs):
+        output = forward(self, *args, **kwargs)
+        output.logits = output.logits.tanh()
+        return output
+
+    monkeypatch.setattr(type(model), "forward", capped)
+    total = causal_lm_loss(model, batch).total
+    assert chunks == [10]
+    with fused.disabled():
+        torch.testing.assert_close(total, causal_lm_loss(model, batch).total)
 
 
 def test_without_gradients_and_after_an_error_the_head_is_itself(chunks):
