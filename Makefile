@@ -39,8 +39,10 @@ types:
 unit:
 	$(PYTEST) tests -m "not browser and not slow"
 
+# In the order in which they stand, the longest file begins: every chapter in a browser. By their number of tests, which is what would
+# order the files otherwise, it came last, on one worker, while the other had nothing left to do.
 test: fetch
-	$(PYTEST) tests notebooks --nbval --nbval-current-env --nbval-cell-timeout=120 --nbval-sanitize-with nbval_sanitize.cfg
+	$(PYTEST) --no-loadscope-reorder tests notebooks --nbval --nbval-current-env --nbval-cell-timeout=120 --nbval-sanitize-with nbval_sanitize.cfg
 
 notebooks: fetch
 	$(QUIET) $(BIN)/python -m lora_edu.notebooks execute $(CH)
