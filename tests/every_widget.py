@@ -10,6 +10,7 @@ from lora_edu.sweeps import Table
 from lora_edu.widgets import (
     AdapterDial,
     BudgetPainter,
+    DataParallelPlanner,
     DialData,
     MemoryBars,
     RankDirections,
@@ -81,5 +82,6 @@ MAKERS = {
     "BudgetPainter": lambda: BudgetPainter(budget_grid()),
     "SpectrumExplorer": spectrum_explorer,
     "TokenInspector": token_inspector,
+    "DataParallelPlanner": DataParallelPlanner,
     "TrainingDashboard": training_dashboard,
 }

@@ -3,6 +3,7 @@
 from lora_edu.widgets.base import Widget
 from lora_edu.widgets.budget import BudgetPainter
 from lora_edu.widgets.dashboard import TrainingDashboard
+from lora_edu.widgets.data_parallel import DataParallelPlanner
 from lora_edu.widgets.dial import AdapterDial, DialData
 from lora_edu.widgets.directions import RankDirections
 from lora_edu.widgets.memory import MemoryBars
@@ -14,6 +15,7 @@ from lora_edu.widgets.tokens import TokenInspector
 __all__ = [
     "AdapterDial",
     "BudgetPainter",
+    "DataParallelPlanner",
     "DialData",
     "MemoryBars",
     "RankDirections",
