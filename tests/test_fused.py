@@ -381,6 +381,16 @@ def test_a_forward_put_on_the_class_later_is_seen(monkeypatch, steps):
     assert steps.count("_GatedMLP") == 1
 
 
+@pytest.mark.parametrize("make", [make_layer, make_mlp])
+def test_a_forward_put_on_every_linear_layer_is_seen(make, monkeypatch, steps):
+    monkeypatch.setattr(nn.Linear, "forward", doubled(nn.Linear.forward))
+    module, x = make(), torch.randn(3, 6, dtype=torch.float64)
+    y = module(x)
+    with fused.disabled():
+        torch.testing.assert_close(y, module(x))
+    assert not steps
+
+
 def test_a_pickled_mlp_keeps_its_fused_forward(steps):
     twin = pickle.loads(pickle.dumps(make_mlp()))
     twin(torch.randn(3, 6, dtype=torch.float64))
