@@ -114,7 +114,7 @@ class Matrix:
                 A = module.factors[0][name]
                 if A.requires_grad:
                     rank, adapters, dropout = rank + A.shape[0], adapters + 1, dropout or module.dropouts[name] > 0
-        part = module.part() if fused.is_on() and isinstance(module, LoRALinear) else None
+        part = module.fused_part() if fused.is_on() and isinstance(module, LoRALinear) else None
         fast = part is not None and rank > 0 and not (autocast and linear.weight.dtype == torch.float64)
         return cls(n_in, n_out, linear.weight.requires_grad, rank, dropout, adapters, fast)
 

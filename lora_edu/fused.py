@@ -102,18 +102,17 @@ def transformed() -> bool:
     return busy or forward_ad._current_level >= 0 or torch._C._len_torch_dispatch_stack() > 0
 
 
-def applies(x: Tensor, *parts: Part | None) -> bool:
+def applies(x: Tensor, *parts: Part) -> bool:
     """Whether these matrices may be one fused step on `x` now: a plain tensor, a backward pass to come, dtypes that fit."""
-    found = [m for m in parts if m is not None]
-    if not (_on and torch.is_grad_enabled()) or len(found) < len(parts) or not any(m.A is not None for m in found):
+    if not (_on and torch.is_grad_enabled()) or all(m.A is None for m in parts):
         return False
     if type(x) not in (Tensor, nn.Parameter) or x.layout != torch.strided or x.is_nested or not x.is_floating_point():
         return False
     if transformed() or not torch.amp.is_autocast_available(x.device.type):
         return False
     if torch.is_autocast_enabled(x.device.type):  # which leaves float64 alone
-        return torch.float64 not in (x.dtype, *(m.W.dtype for m in found))
-    return all(m.W.dtype == x.dtype for m in found)
+        return torch.float64 not in (x.dtype, *(m.W.dtype for m in parts))
+    return all(m.W.dtype == x.dtype for m in parts)
 
 
 # -- the arithmetic, on tensors of one device; n rows of x -------------------------------------------------------------
@@ -313,16 +312,16 @@ def gated_parts(mlp: Any) -> list[Part] | None:
     """Gate, up and down of an MLP on which `attach` was, if they may be one step; None if the MLP has to run its own forward."""
     if (type(mlp.act_fn) is not nn.SiLU and type(mlp.act_fn).__name__ != "SiLUActivation") or listened_to(mlp.act_fn):
         return None
-    parts = []
-    for module in (getattr(mlp, name) for name in GATE_UP_DOWN):
-        plain = type(module) is nn.Linear
-        found = (
-            part(module) if plain else module.part() if hasattr(module, "part") and not listened_to(module) else None
-        )
-        if found is None:
-            return None
-        parts.append(found)
-    return parts if any(m.A is not None for m in parts[:2]) else None  # else x need not be kept
+    found = [part_of(getattr(mlp, name)) for name in GATE_UP_DOWN]
+    parts = [m for m in found if m is not None]
+    return parts if len(parts) == 3 and any(m.A is not None for m in parts[:2]) else None  # else x need not be kept
+
+
+def part_of(module: Any) -> Part | None:
+    """A linear layer, or a layer that has an adapter and says itself what it is, as one Part."""
+    if type(module) is nn.Linear:
+        return part(module)
+    return module.fused_part() if hasattr(module, "fused_part") and not listened_to(module) else None
 
 
 def forward(self: Any, x: Tensor) -> Tensor:

@@ -276,7 +276,7 @@ class LoRALinear(LoRALayer):
             nn.init.kaiming_uniform_(A, a=math.sqrt(5))  # U(±1/√in): what nn.Linear itself starts from
         nn.init.zeros_(B)
 
-    def part(self) -> fused.Part | None:
+    def fused_part(self) -> fused.Part | None:
         """This layer as the fast path sees it; None where only the plain formula of `forward` is right."""
         speaking = self.speaking()
         if type(self) is not LoRALinear or self.merged or len(speaking) > 1:
@@ -289,7 +289,7 @@ class LoRALinear(LoRALayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in) → (..., out), in the base layer's dtype."""
-        if fused.is_on() and (part := self.part()) is not None and fused.applies(x, part):
+        if fused.is_on() and (part := self.fused_part()) is not None and fused.applies(x, part):
             return fused.linear(x, part)  # the same numbers, with less kept for the backward pass
         base_output = self.base_layer(x)  # (..., out), bias included: the update never touches it
         if self.merged or not self.state.active:

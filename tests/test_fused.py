@@ -108,7 +108,7 @@ def test_one_matrix_equals_the_plain_formula(n_in, n_out, r, bias, flows, batch,
     if transposed:
         x = x.mT.contiguous().mT if x.dim() > 1 else torch.randn(2 * n_in, dtype=dtype)[::2]
     x = x.detach().requires_grad_(flows)
-    assert fused.applies(x, layer.part())
+    assert fused.applies(x, layer.fused_part())
     found, plain = gradients(layer, x, on=True), gradients(layer, x, on=False)
     assert_same(found, plain, 1e-10 if dtype == torch.float64 else 1e-5)
     assert dropout or torch.equal(found["y"], plain["y"])
