@@ -145,7 +145,7 @@ def _precision(model: nn.Module, recipe: TrainConfig) -> tuple[Precision, str]:
     exact, short = (settings.timings[precision, settings.threads] for precision in ("fp32", "bf16"))
     if short == float("inf"):
         return "fp32", "bf16 does not run on this device"
-    times = f"{short:.3g} ms a probe step in bf16, {exact:.3g} ms in fp32"
+    times = f"a trial on two small layers: {short:.3g} ms in bf16, {exact:.3g} ms in fp32"
     return (
         settings.precision,
         times if settings.precision == "bf16" else f"exact, and bf16 is not clearly faster ({times})",

@@ -40,5 +40,5 @@ def test_the_whole_chapter_runs_on_a_folder(kind, base, tmp_path, monkeypatch, c
             exec(compile(source, str(CHAPTER), "exec"), names)
     said = capsys.readouterr().out
     weights = sum(p.numel() for p in tiny(kind).parameters())
-    assert f"{weights:,} weights, 2 blocks" in said and "equal to the byte: True" in said
+    assert f"{weights:,} weights, 2 layers" in said and "equal to the byte: True" in said
     assert "the same loss: True" in said and "both learnt in these few steps" in said

@@ -39,7 +39,7 @@ def of_the_ledger(widget: DataParallelPlanner) -> Ledger:
     state = widget.state
     lora = LoRAConfig(r=8) if state["trains"] == "lora" else None
     model = sketch(state["shape"], lora, torch.bfloat16)
-    rows = widget.batch_size // state["cards"]
+    rows = widget.batch_size // state["cards"] if state["at_once"] == "all" else 1
     whole = predict(model, rows, 512, gradient_checkpointing=state["checkpointing"])
     alone = state["cards"] == 1 or state["way"] == "DDP"
     return whole if alone else sharded(whole, model, state["cards"])
@@ -47,11 +47,16 @@ def of_the_ledger(widget: DataParallelPlanner) -> Ledger:
 
 @pytest.mark.parametrize("way", ["DDP", "FSDP"])
 @pytest.mark.parametrize(
-    "shape, trains, checkpointing",
-    [(ONE, "full", False), (ONE, "lora", True), (SEVEN, "full", True), (SEVENTY, "lora", False)],
+    "shape, trains, checkpointing, at_once",
+    [
+        (ONE, "full", False, "all"),
+        (ONE, "lora", True, "1"),
+        (SEVEN, "full", True, "all"),
+        (SEVENTY, "lora", False, "all"),
+    ],
 )
-def test_a_card_holds_what_the_ledger_says(shape, trains, checkpointing, way):
-    widget = planner(shape, way=way, trains=trains, checkpointing=checkpointing)
+def test_a_card_holds_what_the_ledger_says(shape, trains, checkpointing, at_once, way):
+    widget = planner(shape, way=way, trains=trains, checkpointing=checkpointing, at_once=at_once)
     for cards in CARDS:
         widget.controls["cards"].value = cards
         share, ledger = shown(widget), of_the_ledger(widget)
@@ -61,7 +66,8 @@ def test_a_card_holds_what_the_ledger_says(shape, trains, checkpointing, way):
         # two means of 4 bytes: twice the ledger's where it counts them in bf16, its own where the factors are fp32
         assert share.parts["optimizer"] == (2 if trains == "full" else 1) * ledger.optimizer
         assert f"One card holds weights {megabytes(share.parts['weights'])}, " in widget.canvas().alt
-        assert f">{megabytes(share.parts['activations'])}, its {128 // cards} rows<" in widget._image.value
+        together = "" if at_once == "all" else "1 of "
+        assert f">{megabytes(share.parts['activations'])}, {together}its {128 // cards} rows<" in widget._image.value
 
 
 def test_ddp_copies_what_fsdp_divides():
@@ -138,6 +144,16 @@ def test_it_says_what_more_cards_take_off(way, said):
     row = widget._result()[way]
     saved = row[CARDS.index(4)].total - row[CARDS.index(8)].total
     assert f"8 cards would take {megabytes(saved)} off each" in words(widget)[1] and said in words(widget)[1]
+
+
+def test_with_one_row_at_once_more_cards_take_nothing_off_under_ddp_and_fewer_are_needed_under_fsdp():
+    widget = planner(SEVENTY, cards=16, way="DDP", at_once="1")
+    assert words(widget)[1] == "32 cards would take nothing off each."
+    needed = {}
+    for at_once in ("all", "1"):
+        widget.controls["at_once"].value = at_once
+        needed[at_once] = next(share.cards for share in widget._result()["FSDP"] if share.total <= 72e9)
+    assert needed == {"all": 32, "1": 16}
 
 
 def test_the_alt_text_and_the_marks_say_from_how_many_cards_it_fits():

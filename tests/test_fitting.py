@@ -162,8 +162,8 @@ def test_a_row_beyond_the_model_is_refused_by_number():
 @pytest.mark.parametrize(
     ("timings", "precision", "why"),
     [
-        ({"fp32": 62.0, "bf16": 41.0}, "bf16", "41 ms a probe step in bf16, 62 ms in fp32"),
-        ({"fp32": 40.0, "bf16": 41.0}, "fp32", "exact, and bf16 is not clearly faster (41 ms a probe step in bf16, 40 ms in fp32)"),
+        ({"fp32": 62.0, "bf16": 41.0}, "bf16", "a trial on two small layers: 41 ms in bf16, 62 ms in fp32"),
+        ({"fp32": 40.0, "bf16": 41.0}, "fp32", "exact, and bf16 is not clearly faster (a trial on two small layers: 41 ms in bf16, 40 ms in fp32)"),
         ({"fp32": 40.0, "bf16": float("inf")}, "fp32", "bf16 does not run on this device"),
     ],
 )  # fmt: skip

@@ -16,6 +16,7 @@ from lora_edu.widgets.memory import PARTS as ENTRIES
 from lora_edu.widgets.shares import CARDS, TRAINS, WAYS, Share, Shares, shares
 
 SIZES = ("24 GB", "80 GB")  # names in MACHINES
+AT_ONCE = {"all": None, "1": 1}  # of a card's rows
 PARTS = ENTRIES | {"gathered": PURPLE}
 MARGIN, BAR, COLUMNS = 12, (66, 40), (292, 160)  # pixels; the last two: top and height
 
@@ -23,7 +24,7 @@ MARGIN, BAR, COLUMNS = 12, (66, 40), (292, 160)  # pixels; the last two: top and
 class DataParallelPlanner(Widget):
     """One card of N drawn large, and what a card holds for every N under DDP and FSDP, from `predict` and `sharded`. Chapter 14.
 
-    A card's rows go through it all at once. Like `fitting.fit`, it leaves a tenth of a card to what the ledger does not count.
+    A card's rows go through it all at once, or one after the other. Like `fitting.fit`, it leaves a tenth of a card to what the ledger does not count.
 
     Args:
         shapes: names in `memory.SHAPES`, a button each.
@@ -36,7 +37,7 @@ class DataParallelPlanner(Widget):
 
     title = "How many cards?"
     question = "On how many cards does it fit, and what do more cards take off each?"
-    computes_on = ("shape", "trains", "checkpointing")
+    computes_on = ("shape", "trains", "checkpointing", "at_once")
 
     def __init__(
         self,
@@ -52,18 +53,21 @@ class DataParallelPlanner(Widget):
         for shape in shapes:  # all of them now, or the first move to the largest takes half a second
             for trains in TRAINS:
                 for checkpointing in (False, True):
-                    shares(shape, trains, batch_size, seq_len, checkpointing)
+                    for at_once in AT_ONCE.values():
+                        shares(shape, trains, batch_size, seq_len, checkpointing, at_once)
         super().__init__(
             shape=choice("model", list(shapes), shapes[min(1, len(shapes) - 1)]),
             trains=choice("trains", [(name, key) for key, (name, _) in TRAINS.items()]),
             way=choice("shared by", WAYS),
             cards=ipywidgets.SelectionSlider(options=CARDS, value=4, description="number of cards"),
             size=choice("each of", SIZES, SIZES[-1]),
+            at_once=choice("rows at once", list(AT_ONCE)),
             checkpointing=ipywidgets.Checkbox(True, description="gradient checkpointing", indent=False),
         )
 
     def compute(self, state: State) -> Shares:
-        return shares(state["shape"], state["trains"], self.batch_size, self.seq_len, state["checkpointing"])
+        step = (self.batch_size, self.seq_len, state["checkpointing"], AT_ONCE[state["at_once"]])
+        return shares(state["shape"], state["trains"], *step)
 
     def draw(self, state: State, result: Shares) -> Canvas:
         card = MACHINES[state["size"]]
@@ -71,6 +75,7 @@ class DataParallelPlanner(Widget):
         share = result[way][at]
         canvas = Canvas(WIDTH, 572)
         verdict, more = _verdict(share, room), _more(result[way], at)
+        together = "all" if AT_ONCE[state["at_once"]] is None else "one"
         canvas.text(MARGIN, 20, verdict, 15, bold=True)
         canvas.text(MARGIN, 40, more, 12)
         _draw_card(canvas, share, card, room)
@@ -79,7 +84,7 @@ class DataParallelPlanner(Widget):
         _draw_columns(canvas, result, room, way, at)
         assumed = (
             f"From the ledger: bf16 weights; AdamW's two means in fp32; the factors of LoRA in fp32; {self.batch_size} rows of "
-            f"{self.seq_len} tokens a step, the rows of a card all at once. The sum bounds from above what the ledger counts; a tenth "
+            f"{self.seq_len} tokens a step, of which a card takes its share, {together} at once. The sum bounds from above what the ledger counts; a tenth "
             "of each card stays free for the rest. DDP's buffers for sending (up to the gradients once more) are not counted; what "
             "FSDP gathers is a bound found on CPUs."
         )
@@ -102,6 +107,11 @@ def _cards(number: int) -> str:
     return "1 card" if number == 1 else f"{number} cards"
 
 
+def _rows(share: Share) -> str:
+    whole = "its 1 row" if share.rows == 1 else f"its {share.rows} rows"
+    return whole if share.at_once == share.rows else f"{share.at_once} of {whole}"
+
+
 def _verdict(share: Share, room: float) -> str:
     where = "On one card" if share.cards == 1 else f"On each of {share.cards} cards"
     if share.total <= room:
@@ -117,6 +127,8 @@ def _more(row: Sequence[Share], at: int) -> str:
     now, then = row[at], row[at + 1]
     off = now.total - then.total
     less = [part for part in PARTS if now.parts[part] > then.parts[part]]
+    if not less:
+        return f"{then.cards} cards would take nothing off each."
     where = f"from the {less[0]} alone" if len(less) == 1 else f"from {', '.join(less[:-1])} and {less[-1]}"
     said = f"take {megabytes(off)} off each, {where}" if off >= 0 else f"add {megabytes(-off)} to each"
     gathers = then.parts["gathered"] - now.parts["gathered"]
@@ -192,7 +204,7 @@ def _hatch(canvas: Canvas, x: float, y: float, w: float, h: float) -> None:
 def _draw_legend(canvas: Canvas, share: Share, way: str) -> None:
     """The parts in the order of the bar, with the bytes of this card and whose they are."""
     kept = f"its 1/{share.cards}" if way == "FSDP" and share.cards > 1 else "a whole copy"
-    whose = dict.fromkeys(PARTS, kept) | {"activations": f"its {share.rows} rows", "gathered": "for a moment"}
+    whose = dict.fromkeys(PARTS, kept) | {"activations": _rows(share), "gathered": "for a moment"}
     for column, (part, size) in enumerate(share.parts.items()):
         x = MARGIN + 149 * column
         _draw_part(canvas, part, x, 140, 14, 14)

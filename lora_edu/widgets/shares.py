@@ -20,10 +20,11 @@ Shares = Mapping[str, tuple["Share", ...]]  # by way of sharing, a card's share 
 
 @dataclass(frozen=True)
 class Share:
-    """Bytes on one of `cards` cards, by part: the ledger's four, and what is `gathered`; `rows` of the step go through it."""
+    """Bytes on one of `cards` cards, by part: the ledger's four, and what is `gathered`. It takes `rows` of the step, some `at_once`."""
 
     cards: int
     rows: int
+    at_once: int
     parts: Mapping[str, int]
 
     @property
@@ -56,11 +57,13 @@ def _split(shape: str, trains: str, seq_len: int, cards: int) -> Ledger:
 
 
 @cache
-def shares(shape: str, trains: str, batch_size: int, seq_len: int, checkpointing: bool) -> Shares:
+def shares(
+    shape: str, trains: str, batch_size: int, seq_len: int, checkpointing: bool, at_once: int | None = None
+) -> Shares:
     """What each card holds, for every number of CARDS. One card alone has nobody to share with.
 
     shape: a name in `memory.SHAPES`, its weights in bf16. trains: a key of TRAINS. batch_size: rows of `seq_len` tokens a step, on all
-    cards together; those of a card go through it all at once. AdamW's means are fp32, as in the chapter.
+    cards together. at_once: of a card's rows so many go through it together; None: all. AdamW's means are fp32, as in the chapter.
     """
     one, each = _whole(shape, trains, seq_len, checkpointing)
     alone = _split(shape, trains, seq_len, 1)  # one process keeps all it has: what is above that is gathered
@@ -69,14 +72,15 @@ def shares(shape: str, trains: str, batch_size: int, seq_len: int, checkpointing
 
     def share(cards: int, ledger: Ledger, weights: int, gradients: int) -> Share:
         rows = batch_size // cards
+        together = rows if at_once is None else min(rows, at_once)
         entries = ledger.entries() | {
             "weights": ledger.weights - weights,
             "gradients": ledger.gradients - gradients,
             "optimizer": fp32 * ledger.optimizer,
-            "activations": one.activations + (rows - 1) * each,
+            "activations": one.activations + (together - 1) * each,
             "gathered": weights + gradients,
         }
-        return Share(cards, rows, entries)
+        return Share(cards, rows, together, entries)
 
     extra = (alone.weights - one.weights, alone.gradients - one.gradients)
     copied = tuple(share(cards, one, 0, 0) for cards in CARDS)

@@ -41,9 +41,26 @@ def test_a_right_answer_in_another_style_passes(id, answer):
     assert (result := ask(id, answer)).passed, str(result)
 
 
+def by_halving(need, rows, room):
+    """Never a third of the rows."""
+    for checkpointed in (False, True):
+        size = rows
+        while size >= 1:
+            if rows % size == 0 and need(size, checkpointed) <= room:
+                return size, rows // size, checkpointed
+            size //= 2
+    raise ValueError("nothing fits")
+
+
+def turned_round(need, rows, room):
+    return tuple(reversed(choose(need, rows, room)))
+
+
 @pytest.mark.parametrize(
     "id, answer, bug",
     [
+        ("14.1", by_halving, "fewer rows at once"),
+        ("14.1", turned_round, "in another order"),
         ("14.1", half_at_most, "fewer rows at once"),
         ("14.1", by_a_straight_line, "does not fit"),
         ("14.1", says_nothing, "nothing is said"),

@@ -18,7 +18,7 @@ BETTER, WORSE, OPEN = "better", "worse", "cannot tell"
     title="Choose what fits",
     stars=2,
     minutes=12,
-    task="Write `choose(need, rows, room)`. A step must see exactly `rows` rows. `need(at_once, checkpointed)` gives the bytes of a micro-batch, "
+    task="Write `choose(need, rows, room)`. A step must see exactly `rows` rows, in micro-batches of one size. `need(at_once, checkpointed)` gives the bytes of a micro-batch, "
     "and `room` is what there is. Return `(batch_size, accumulation_steps, checkpointing)`: as many rows at once as fit, and checkpointing (True "
     "or False) only where not even one row fits without it. Raise ValueError where nothing fits.",
     wants="choose",
@@ -42,7 +42,11 @@ def choose(function: Callable[[Need, int, int], tuple[int, int, bool]]) -> None:
             return fixed + bend + (kept * at_once + 8 if checkpointed else row * at_once)
 
         sizes = [size for size in range(1, rows + 1) if rows % size == 0]
-        rooms = {need(size, False) for size in sizes} | {need(1, False) - 1, need(rows, False) - 1}
+        # a byte more comes first: who misses a size misses it there, too, and not only where it is just enough
+        rooms = {need(size, False) + more for size in sizes for more in (0, 1)} | {
+            need(1, False) - 1,
+            need(rows, False) - 1,
+        }
         rooms |= {room for size in sizes for room in (need(size, True), need(size, True) - 1) if room < need(1, False)}
         for room in sorted(rooms, reverse=True):
             _compare(function, need, rows, room, sizes)  # fmt: skip
@@ -68,6 +72,10 @@ def _compare(function: Callable[..., Any], need: Need, rows: int, room: int, siz
         return
     if not (isinstance(got, tuple | list) and len(got) == 3):
         raise Wrong("not three values", "`choose` returns (batch_size, accumulation_steps, checkpointing)")
+    if isinstance(got[0], bool):
+        raise Wrong(
+            "the three values stand in another order", "first the rows at once, then how often, then True or False"
+        )
     size, times = (as_number(value, "`choose`") for value in got[:2])
     checkpointed = got[2].item() if getattr(got[2], "shape", None) == () else got[2]  # NumPy's bool, or a tensor's
     if not isinstance(checkpointed, bool):
