@@ -80,7 +80,9 @@ class Trainer:
         if (self.config.keep_best or self.config.patience) and not eval_examples:
             raise TrainingError("keep_best and patience need eval_examples to measure on.")
         if not any(p.requires_grad for p in model.parameters()):
-            raise TrainingError("Nothing trains: no parameter of the model has requires_grad. Inject an adapter first.")
+            raise TrainingError(
+                "Nothing trains: no parameter of the model has requires_grad. Inject an adapter first, or unfreeze the one that is there."
+            )
         self.accelerator = new_accelerator()
         self.model = distribute(self.accelerator, model)
         self.parameters = {name: p for name, p in unwrap(self.model).named_parameters() if p.requires_grad}

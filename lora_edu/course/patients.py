@@ -171,7 +171,10 @@ def run(model: Any, fault: str = SOUND, seed: int = 0, steps: int = STEPS) -> Ch
     """
     if fault not in (SOUND, *FAULTS):
         raise ValueError(f"there is no fault {fault!r}; there are: {', '.join((SOUND, *FAULTS))}")
-    train, held_out = cut(pool(seed), seed, by_row=fault == "leaking split")
+    rows = pool(seed)
+    train, held_out = cut(rows, seed, by_row=fault == "leaking split")
+    leaking, _ = cut(rows, seed, by_row=True)
+    asked = next(row.prompt for row in cut(rows, seed)[0] if row in leaking)  # the same of all: it must tell no fault
     examples, judged = [mistaken(encode(row), fault) for row in train], [encode(row) for row in held_out]
     weights = {name: p.detach().clone() for name, p in model.named_parameters()}
     with torch.random.fork_rng(devices=[]), modes(model, training=True):
@@ -179,7 +182,7 @@ def run(model: Any, fault: str = SOUND, seed: int = 0, steps: int = STEPS) -> Ch
         inject(model, LoRAConfig(r=R, lora_alpha=ALPHA, target_modules="all-linear"))
         try:
             sicken(model, fault)
-            return train_by_hand(model, examples, judged, fault, seed, steps)
+            return train_by_hand(model, examples, judged, asked, fault, seed, steps)
         finally:
             model.disable_input_require_grads()
             unload(model)
@@ -213,7 +216,7 @@ def sicken(model: Any, fault: str) -> None:
 
 
 def train_by_hand(
-    model: Any, examples: list[Example], judged: list[Example], fault: str, seed: int, steps: int
+    model: Any, examples: list[Example], judged: list[Example], asked: str, fault: str, seed: int, steps: int
 ) -> Chart:
     """The loop of chapter 05, with an instrument's eye on it."""
     optimizer = torch.optim.AdamW(
@@ -221,7 +224,6 @@ def train_by_hand(
     )
     draw, order = random.Random(seed), list[int]()
     losses, readings, before = list[float](), list[Record](), fingerprint(model)
-    asked = said(examples[0].input_ids).partition("=")[0]
     for step in range(1, steps + 1):
         if len(order) < BATCH:
             order = draw.sample(range(len(examples)), len(examples))
