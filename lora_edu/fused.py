@@ -8,8 +8,8 @@ out, and keeps only what it cannot do without:
 
 In the backward pass thin products stand in the orientation that BLAS likes, Bᵀ dyᵀ (r, n) and not dy B (n, r): up to four times as
 fast on a CPU. Nothing is approximated: the output is the plain formula's bit for bit (with dropout off). Under autocast weights and
-factors are cast as the plain formula casts them, and a weight's copy is kept for the backward pass: to cast it again would take
-longer than all the rest of the adapter's work. (A base that is loaded in 16 bits is its own copy.)
+factors are cast as the plain formula casts them, and a weight's copy is kept for the backward pass, as autocast itself keeps it: to
+cast it again costs time, and a base that is loaded in 16 bits is its own copy.
 
 `applies` says where this is right; everywhere else the plain formula runs. `disabled()` switches the fast path off.
 """

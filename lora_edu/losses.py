@@ -85,7 +85,7 @@ def causal_lm_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> LossSum:
 
 
 # -- the head and the loss in one step (chapter 14) --------------------------------------------------------------------
-CHUNK_BYTES = 2**26  # of logits at a time
+CHUNK_BYTES = 2**26  # of logits at a time; benchmarks/head_loss.py measures other sizes
 
 
 class _ChunkedLoss(Function):

@@ -150,10 +150,17 @@ def test_with_one_row_at_once_more_cards_take_nothing_off_under_ddp_and_fewer_ar
     widget = planner(SEVENTY, cards=16, way="DDP", at_once="1")
     assert words(widget)[1] == "32 cards would take nothing off each."
     needed = {}
-    for at_once in ("all", "1"):
-        widget.controls["at_once"].value = at_once
-        needed[at_once] = next(share.cards for share in widget._result()["FSDP"] if share.total <= 72e9)
-    assert needed == {"all": 32, "1": 16}
+    for trains in ("full", "lora"):
+        widget.controls["trains"].value = trains
+        for at_once in ("all", "1"):
+            widget.controls["at_once"].value = at_once
+            needed[trains, at_once] = next(share.cards for share in widget._result()["FSDP"] if share.total <= 72e9)
+    assert needed == {
+        ("full", "all"): 32,
+        ("full", "1"): 16,
+        ("lora", "all"): 4,
+        ("lora", "1"): 4,
+    }  # as chapter 14 says
 
 
 def test_the_alt_text_and_the_marks_say_from_how_many_cards_it_fits():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import make_tiny_llama
 
-from lora_edu import fitting, fused, train_context, trainer
+from lora_edu import fitting, train_context, trainer
 from lora_edu.adapters import inject
 from lora_edu.config import LoRAConfig
 from lora_edu.data import Example, collate
@@ -175,9 +175,8 @@ def test_precision_is_what_the_trainer_measured(monkeypatch, timings, precision,
     found = fitted(model, 10**9, recipe)
     assert table(found)["precision"] == (precision, why)
     assert Trainer(model, rows(), causal_lm_loss, found.config, collate=PAD).precision == precision
-    with fused.disabled():  # the fast path keeps no such copies
-        copies = fitted(model, 10**9, recipe).ledger.parts
-    assert ("bf16 copies of weights" in copies) == (precision == "bf16")
+    assert found.precision == precision
+    assert ("bf16 copies of weights" in found.ledger.parts) == (precision == "bf16")
 
 
 def test_float64_stays_and_the_recipe_may_say():

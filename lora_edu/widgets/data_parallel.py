@@ -85,8 +85,8 @@ class DataParallelPlanner(Widget):
         assumed = (
             f"From the ledger: bf16 weights; AdamW's two means in fp32; the factors of LoRA in fp32; {self.batch_size} rows of "
             f"{self.seq_len} tokens a step, of which a card takes its share, {together} at once. The sum bounds from above what the ledger counts; a tenth "
-            "of each card stays free for the rest. DDP's buffers for sending (up to the gradients once more) are not counted; what "
-            "FSDP gathers is a bound found on CPUs."
+            "of each card stays free for the rest. DDP's buffers for sending are not counted; what FSDP gathers is a "
+            "bound found on CPUs."
         )
         for row, line in enumerate(wrapped(assumed, 11, WIDTH - 2 * MARGIN)):
             canvas.text(MARGIN, 530 + 16 * row, line, 11, MUTED)

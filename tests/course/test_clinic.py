@@ -102,6 +102,11 @@ def test_a_masked_end_runs_on_and_a_sound_run_stops(seed):
     assert found[SOUND].sample.endswith("■") and "■" not in found["EOS masked"].sample
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_row_that_is_asked_tells_no_fault(seed):
+    assert len({chart.asked for chart in charts(seed).values()}) == 1
+
+
 def test_what_is_stored_is_whole_and_says_where_it_is_from():
     about = stored(patients.NAME).about
     assert about["command"] == "python benchmarks/clinic.py"
@@ -119,7 +124,7 @@ def test_the_faults_are_planted_and_the_model_is_given_back(fault):
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     chart, kept = patients.run(model, fault, seed=1, steps=3), charts(1)[fault]
     assert chart.losses == pytest.approx(kept.losses[:3], rel=1e-3)
-    assert (chart.names, chart.base_before) == (kept.names, kept.base_before)
+    assert (chart.names, chart.base_before, chart.asked) == (kept.names, kept.base_before, kept.asked)
     assert all(bool((p == before[name]).all()) for name, p in model.named_parameters())
     assert all(p.requires_grad for p in model.parameters()) and not model.training
 

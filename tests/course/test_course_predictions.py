@@ -112,6 +112,23 @@ def test_what_is_locked_is_what_the_page_shows_though_the_kernel_hears_of_it_lat
     assert reveal("01-late", stored).kind == "right"
 
 
+def test_a_change_that_another_thread_takes_in_while_the_answer_is_stored_counts(monkeypatch):
+    card = predict("01-late", "How much?", between=(0.0, 1.0))
+    card.form()
+    card.choice.value = 0.1
+    put = store.put
+
+    def meanwhile(section, key, entry):
+        monkeypatch.setattr(store, "put", put)
+        card.choice.unobserve_all()  # the other thread looked before there was an entry
+        card.choice.value = 0.3
+        put(section, key, entry)
+
+    monkeypatch.setattr(store, "put", meanwhile)
+    card.button.click()
+    assert store.get("predictions", "01-late")["answer"] == 0.3 and "Locked: 0.3" in card.status.value
+
+
 def test_a_late_change_never_touches_an_answer_that_this_form_did_not_lock():
     card = predict("01-late", "How much?", between=(0.0, 1.0))
     card.form()
@@ -135,6 +152,11 @@ def test_a_field_takes_numbers_as_the_page_writes_them_and_nothing_else():
     card.choice.value = "331,776"
     card.button.click()
     assert store.get("predictions", "01-f")["answer"] == 331776
+
+
+def test_a_reveal_says_where_the_truth_is_from():
+    predict("01-how", "How much?", answer=2)
+    assert "Measured: 2." in str(reveal("01-how", 2)) and "Worked out: 2." in str(reveal("01-how", 2, how="Worked out"))
 
 
 def test_the_margin_cannot_be_read_in_two_ways():

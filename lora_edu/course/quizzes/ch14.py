@@ -47,7 +47,7 @@ QUIZ = Quiz(
             "Gradient checkpointing makes a run fit. What does it cost?",
             (
                 Option("A little accuracy: the recomputed numbers differ.", "They are the same numbers, computed twice."),
-                Option("Time: most of the forward pass is done again.", "Each block's inside is forgotten and computed anew when the backward pass comes to it.", True),
+                Option("Time: most of the forward pass is done again.", "Each layer's inside is forgotten and computed anew when the backward pass comes to it.", True),
                 Option("Nothing but disk: activations are written there.", "Nothing is written. What was forgotten is computed again."),
             ),
         ),
