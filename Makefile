@@ -45,10 +45,10 @@ test: fetch
 	$(PYTEST) --no-loadscope-reorder tests notebooks --nbval --nbval-current-env --nbval-cell-timeout=120 --nbval-sanitize-with nbval_sanitize.cfg
 
 notebooks: fetch
-	$(QUIET) $(BIN)/python -m lora_edu.notebooks execute $(CH)
+	$(QUIET) $(BIN)/python -m lora_edu.course.notebooks execute $(CH)
 
 fresh: $(VENV)/installed
-	$(BIN)/python -m lora_edu.notebooks fresh $(CH)
+	$(BIN)/python -m lora_edu.course.notebooks fresh $(CH)
 
 fetch: $(VENV)/fetched
 

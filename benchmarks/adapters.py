@@ -14,10 +14,20 @@ import peft
 import torch
 from common import interleaved, ratios, write
 
-from lora_edu.adapters import adapter_parameters, disabled, inject, lora_layers, remove_adapter, set_adapter
-from lora_edu.checkpoint import load, save
-from lora_edu.config import LoRAConfig
-from lora_edu.merging import combine, merge, unmerge
+from lora_edu.adapters import (
+    LoRAConfig,
+    adapter_parameters,
+    combine,
+    disabled,
+    inject,
+    load,
+    lora_layers,
+    merge,
+    remove_adapter,
+    save,
+    set_adapter,
+    unmerge,
+)
 from lora_edu.models import load_base
 
 

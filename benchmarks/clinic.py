@@ -1,8 +1,8 @@
 """The failure clinic's base model and charts: `python benchmarks/clinic.py`. Chapter 06.
 
 Teaches a very small Llama to write dates (half a minute), then trains an adapter on it nine times for each of three seeds: soundly, and
-with each of eight faults planted (`lora_edu.course.patients`). About two CPU minutes in all. Stored after every run in
-lora_edu/stored/clinic.safetensors; a run that is stored already under the same settings is not run again.
+with each of eight faults planted (`lora_edu.course.clinic.runs`). About two CPU minutes in all. Stored after every run in
+lora_edu/experiments/stored/clinic.safetensors; a run that is stored already under the same settings is not run again.
 """
 
 import argparse
@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from lora_edu.checkpoint import fingerprint
-from lora_edu.course.patients import FAULTS, NAME, SOUND, base_model, pretrain, run, settings
+from lora_edu.adapters import fingerprint
+from lora_edu.course.clinic.runs import FAULTS, NAME, SOUND, base_model, pretrain, run, settings
 from lora_edu.errors import CheckpointError
-from lora_edu.stored import environment, store, stored
+from lora_edu.experiments import environment, store, stored
 
 SEEDS = (0, 1, 2)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lora_edu.stored import environment
+from lora_edu.experiments import environment
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -2,7 +2,7 @@
 
 A small adapter (q_proj and v_proj, r = 8, 1.9 MB) is trained on the King James task. At each scale: its answers to a few sentences
 of ours, the share of answers that say thou, thee, thy or ye, and the loss on King James rows and on general passages, each on
-validation rows and on test rows. Stored in lora_edu/stored: kjv_adapter/, dial.json and dial_table.json. `--quick` is a rehearsal that stores nothing.
+validation rows and on test rows. Stored in lora_edu/experiments/stored: kjv_adapter/, dial.json and dial_table.json. `--quick` is a rehearsal that stores nothing.
 """
 
 import argparse
@@ -11,16 +11,14 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from lora_edu.adapters import inject, set_scale
-from lora_edu.checkpoint import fingerprint, save
-from lora_edu.config import LoRAConfig
+from lora_edu.adapters import LoRAConfig, fingerprint, inject, save, set_scale
 from lora_edu.data import collate, encode_rows
 from lora_edu.evaluation import generate, mean_nll
-from lora_edu.losses import causal_lm_loss
+from lora_edu.experiments import environment
+from lora_edu.experiments.stored_results import FOLDER
 from lora_edu.models import load_base
-from lora_edu.stored import FOLDER, environment
 from lora_edu.tasks import get_task
-from lora_edu.trainer import TrainConfig, Trainer
+from lora_edu.training import TrainConfig, Trainer, causal_lm_loss
 from lora_edu.widgets import DialData
 
 SCALES = (-0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)

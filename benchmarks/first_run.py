@@ -11,15 +11,14 @@ from functools import partial
 import torch
 
 from lora_edu import Trainer, inject, load_base
-from lora_edu.adapters import unload
-from lora_edu.checkpoint import fingerprint
+from lora_edu.adapters import fingerprint, unload
 from lora_edu.course.first_run import LORA, SEEDS, train_config
 from lora_edu.data import collate, encode_rows
 from lora_edu.errors import CheckpointError
 from lora_edu.evaluation import generate, mean_nll
-from lora_edu.losses import causal_lm_loss
-from lora_edu.stored import environment, store, stored
+from lora_edu.experiments import environment, store, stored
 from lora_edu.tasks import get_task
+from lora_edu.training import causal_lm_loss
 
 NAME, COMMAND = "first_run", "python benchmarks/first_run.py"
 RATES = (1e-4, 1e-3, 1e-2)

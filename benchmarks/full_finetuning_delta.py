@@ -1,7 +1,7 @@
 """The change that a short full fine-tuning makes to one weight matrix: `python benchmarks/full_finetuning_delta.py`. Chapter 01.
 
 All parameters of the default model train for 40 steps on the King James task. Stored for the chapter, in
-lora_edu/stored/full_finetuning_delta.safetensors: ΔW of the q_proj of layer 15 in fp16, the losses, how many directions hold 90 % of
+lora_edu/experiments/stored/full_finetuning_delta.safetensors: ΔW of the q_proj of layer 15 in fp16, the losses, how many directions hold 90 % of
 ΔW's energy in every q_proj, and the base's fingerprint. One seed. About four CPU minutes; `--steps 3` is a rehearsal that stores nothing.
 `full_finetuning_spectra.py` makes the same run with three seeds and looks at all matrices.
 """
@@ -14,14 +14,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lora_edu.checkpoint import fingerprint
+from lora_edu.adapters import fingerprint
 from lora_edu.data import collate, encode_rows
+from lora_edu.experiments import environment, store
 from lora_edu.linalg import effective_rank
-from lora_edu.losses import causal_lm_loss
 from lora_edu.models import DEFAULT_MODEL, load_base
-from lora_edu.stored import environment, store
 from lora_edu.tasks import get_task
-from lora_edu.trainer import TrainConfig, Trainer
+from lora_edu.training import TrainConfig, Trainer, causal_lm_loss
 
 STEPS = 40
 LAYER = "model.layers.15.self_attn.q_proj.weight"

@@ -1,7 +1,7 @@
 """Singular values of W₀ and of ΔW for all 210 matrices: `python benchmarks/full_finetuning_spectra.py`. Chapter 02.
 
 The run of `full_finetuning_delta.py`, made with three seeds (the seed draws the order of the rows). Stored for the chapter, in
-lora_edu/stored/full_finetuning_spectra.safetensors, a layer a row: `W0.q_proj` (30, 576), the singular values of the weights, and
+lora_edu/experiments/stored/full_finetuning_spectra.safetensors, a layer a row: `W0.q_proj` (30, 576), the singular values of the weights, and
 `delta.q_proj` (30, 576), those of the change with seed 0. Of every seed two numbers a matrix: `count.0.q_proj` (30,), how many directions hold
 90 % of the energy of ΔW, and `size.0.q_proj` (30,) = ‖ΔW‖ / ‖W₀‖. About five CPU minutes a seed. Stored after each seed: stop it and run it
 again, and it goes on with the seed that is missing. `--steps 3` is a rehearsal that stores nothing.
@@ -14,8 +14,8 @@ from full_finetuning_delta import STEPS, fine_tune
 from torch import Tensor
 
 from lora_edu.errors import CheckpointError
+from lora_edu.experiments import store, stored
 from lora_edu.linalg import effective_rank
-from lora_edu.stored import store, stored
 
 NAME = "full_finetuning_spectra"
 KINDS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -25,18 +25,15 @@ from gpu_checks import check
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lora_edu.adapters import inject
-from lora_edu.checkpoint import fingerprint
-from lora_edu.config import LoRAConfig
+from lora_edu.adapters import LoRAConfig, fingerprint, inject
 from lora_edu.data import collate, encode_rows
 from lora_edu.errors import LoRAEduError
 from lora_edu.evaluation import evaluate, mean_nll
-from lora_edu.losses import causal_lm_loss
-from lora_edu.memory import predict
 from lora_edu.models import DEFAULT_MODEL, Base, load_base
+from lora_edu.models.modules import checkpointing
 from lora_edu.tasks import get_task
-from lora_edu.train_context import checkpointing
-from lora_edu.trainer import TrainConfig, Trainer
+from lora_edu.training import TrainConfig, Trainer, causal_lm_loss
+from lora_edu.training.memory import predict_memory
 
 # Widths of models that people fine-tune (Llama 3.2 1B and Llama 2 7B); a few of their layers are enough to time a step.
 WIDTHS: dict[str, dict[str, Any]] = {
@@ -175,7 +172,7 @@ def measured(
     except torch.OutOfMemoryError as error:
         row["failed"] = f"out of memory: {error}"
     if method.startswith(("full", "LoRA")) and option != "compile":
-        ledger = predict(model, rows, length, autocast=True, gradient_checkpointing=option == "checkpointing")
+        ledger = predict_memory(model, rows, length, autocast=True, gradient_checkpointing=option == "checkpointing")
         row["ledger_bytes"] = ledger.total
     said = f"{row['seconds'] * 1e3:9.1f} ms {row['tokens_per_s']:10.0f} tokens/s" if "seconds" in row else row["failed"]
     print(

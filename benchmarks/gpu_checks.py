@@ -9,13 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lora_edu.adapters import adapter_parameters, inject
-from lora_edu.config import LoRAConfig
+from lora_edu.adapters import LoRAConfig, adapter_parameters, inject, merge, unmerge
 from lora_edu.data import encode_rows
-from lora_edu.losses import causal_lm_loss
-from lora_edu.merging import merge, unmerge
 from lora_edu.models import Base
 from lora_edu.tasks import get_task
+from lora_edu.training import causal_lm_loss
 
 Row = dict[str, Any]
 # fp32 leaves rounding; with bf16's 8 bits a product is off by about 2⁻⁸, and a gradient of many layers by a few of those.

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from common import interleaved, ratios, transient_peak, write
 
-from lora_edu import losses
+from lora_edu.training import losses
 
 VOCABULARY, WIDTH = 49_152, 576
 CHUNKS_MIB = (6, 24, 64, 192)

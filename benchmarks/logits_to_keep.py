@@ -13,10 +13,9 @@ import torch
 import torch.nn.functional as F
 from common import interleaved, ratios, transient_peak, write
 
-from lora_edu.adapters import inject
-from lora_edu.config import LoRAConfig
-from lora_edu.losses import causal_lm_loss
+from lora_edu.adapters import LoRAConfig, inject
 from lora_edu.models import load_base
+from lora_edu.training import causal_lm_loss
 
 ROWS, LENGTH = 4, 128
 

@@ -8,10 +8,9 @@ The default model, 4 rows of 128 tokens, a quarter of them answers. Measured is 
 import torch
 from common import write
 
-from lora_edu.adapters import inject, unload
-from lora_edu.config import LoRAConfig
-from lora_edu.memory import measure, predict
+from lora_edu.adapters import LoRAConfig, inject, unload
 from lora_edu.models import load_base
+from lora_edu.training.memory import measure_memory, predict_memory
 
 ROWS, LENGTH = 4, 128
 ADAPTERS = {
@@ -36,8 +35,8 @@ def main() -> None:
         for adapter, config in {"full fine-tuning": None, **ADAPTERS}.items():
             model.requires_grad_(True) if config is None else inject(model, config)
             for setting, how in SETTINGS.items():
-                found = measure(model, batch, **how)
-                worked_out = predict(model, ROWS, LENGTH, answer_tokens=answers, padded=padded, **how)
+                found = measure_memory(model, batch, **how)
+                worked_out = predict_memory(model, ROWS, LENGTH, answer_tokens=answers, padded=padded, **how)
                 exact = all(
                     getattr(found, entry) == getattr(worked_out, entry)
                     for entry in ("weights", "gradients", "optimizer", "parameters", "trainable", "file")

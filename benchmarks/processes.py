@@ -26,12 +26,10 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.fsdp._fully_shard._fsdp_collectives import DefaultAllGather, DefaultReduceScatter
 
-from lora_edu.adapters import inject
-from lora_edu.config import LoRAConfig
-from lora_edu.losses import causal_lm_loss
-from lora_edu.memory import predict, sharded
+from lora_edu.adapters import LoRAConfig, inject
 from lora_edu.models import load_base
-from lora_edu.trainer import Callback, TrainConfig, Trainer
+from lora_edu.training import Callback, TrainConfig, Trainer, causal_lm_loss
+from lora_edu.training.memory import predict_memory, sharded
 
 PROCESSES, TOKENS = 4, 16
 WHAT_TRAINS = {
@@ -108,7 +106,7 @@ def a_run(config: LoRAConfig | None, way: str) -> dict[str, Any]:
     """Two steps of one process's side of a run; the counts of the second."""
     model = load_base(device="cpu").model
     model.requires_grad_(True) if config is None else inject(model, config)
-    ledger = predict(model, 1, TOKENS)
+    ledger = predict_memory(model, 1, TOKENS)
     if way == "fsdp":
         expected = sharded(ledger, model, PROCESSES)
         for block in model.model.layers:

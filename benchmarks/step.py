@@ -15,11 +15,9 @@ import peft
 import torch
 from common import interleaved, ratios, transient_peak, write
 
-from lora_edu import fused
-from lora_edu.adapters import inject
-from lora_edu.config import LoRAConfig
-from lora_edu.losses import causal_lm_loss
+from lora_edu.adapters import LoRAConfig, fused, inject
 from lora_edu.models import load_base
+from lora_edu.training import causal_lm_loss
 
 BATCH, LENGTH = 4, 128
 

@@ -12,14 +12,12 @@ from functools import partial
 import torch
 from common import write
 
-from lora_edu.adapters import inject
-from lora_edu.checkpoint import fingerprint
+from lora_edu.adapters import fingerprint, inject
 from lora_edu.data import collate, encode_rows
 from lora_edu.evaluation import Report, evaluate, generate
-from lora_edu.losses import causal_lm_loss
 from lora_edu.models import DEFAULT_MODEL, load_base
 from lora_edu.tasks import TASKS, get_task
-from lora_edu.trainer import Trainer
+from lora_edu.training import Trainer, causal_lm_loss
 
 
 def rounded(report: Report) -> dict:

@@ -59,7 +59,7 @@ def milliseconds(widget: Widget, most: int) -> list[float]:
 def dashboard_while_training() -> dict[str, float]:
     """A run of 1,000 steps of 10 ms with the dashboard live: CPU milliseconds of a drawing, and its share of the run's time."""
     dashboard = TrainingDashboard()
-    with mock.patch.object(live, "why_deaf", lambda: ""):
+    with mock.patch.object(live, "why_no_controls", lambda: ""):
         trainer = regression(dashboard, seconds=0.01, max_steps=1000, eval_every=100)
         trainer.train()
     before = time.process_time()

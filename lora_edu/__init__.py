@@ -8,32 +8,12 @@ The public names are few:
     Trainer(...).train()
     save(model, "my_adapter"); load(model, "my_adapter"); merge(model)
 
-They are imported on first use, so that `import lora_edu` itself is instant.
+They are imported on first use, so that `import lora_edu` itself is instant; `__init__.pyi` says where each lives, for type checkers
+and for the interpreter alike.
 """
 
-from importlib import import_module
-from typing import Any
+import lazy_loader
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "load_base": "models",
-    "LoRAConfig": "config",
-    "inject": "adapters",
-    "audit": "adapters",
-    "Trainer": "trainer",
-    "TrainConfig": "trainer",
-    "save": "checkpoint",
-    "load": "checkpoint",
-    "merge": "merging",
-    "evaluate": "evaluation",
-}
-
-
-__all__ = ["LoRAConfig", "TrainConfig", "Trainer", "audit", "evaluate", "inject", "load", "load_base", "merge", "save"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'lora_edu' has no attribute {name!r}")
-    return getattr(import_module(f"lora_edu.{_HOME[name]}"), name)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -6,7 +6,8 @@ import torch
 from small_rows import token_inspector
 from small_run import training_dashboard
 
-from lora_edu.sweeps import Table
+from lora_edu.experiments import Choice, Table
+from lora_edu.experiments.choices import ALL_LINEAR, NOTHING
 from lora_edu.widgets import (
     AdapterDial,
     BudgetPainter,
@@ -16,10 +17,8 @@ from lora_edu.widgets import (
     RankDirections,
     RankSlider,
     ShapesAndStarts,
-    SpectrumExplorer,
 )
-from lora_edu.widgets.budget import ALL_LINEAR, NOTHING, Choice
-from lora_edu.widgets.spectrum import Change
+from lora_edu.widgets.spectrum import Change, SpectrumExplorer
 
 
 def rank_slider(size: int = 320) -> RankSlider:

@@ -1,9 +1,15 @@
 """Small tools that several test files share."""
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
 from lora_edu.adapters import adapter_parameters
+
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
+NOTEBOOKS = ROOT / "notebooks"
 
 
 def randomise(model: nn.Module, name: str = "default", seed: int = 1, std: float = 0.3) -> nn.Module:

@@ -21,11 +21,9 @@ import torch
 from conftest import make_tiny_llama
 from safetensors.torch import save_file
 
-from lora_edu import train_state
-from lora_edu.adapters import inject
-from lora_edu.config import LoRAConfig
-from lora_edu.losses import causal_lm_loss
-from lora_edu.trainer import Callback, TrainConfig, Trainer
+from lora_edu.adapters import LoRAConfig, inject
+from lora_edu.training import Callback, TrainConfig, Trainer, causal_lm_loss
+from lora_edu.training import checkpoints as train_state
 
 CONFIG = {
     "learning_rate": 0.01, "batch_size": 2, "gradient_accumulation_steps": 2, "epochs": 4, "save_every": 3, "eval_every": 4,

@@ -27,16 +27,14 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 
-from lora_edu import checkpoint, train_state
-from lora_edu import trainer as trainer_module
-from lora_edu.adapters import inject
-from lora_edu.config import LoRAConfig
+from lora_edu.adapters import LoRAConfig, inject
+from lora_edu.adapters import save_load as checkpoint
 from lora_edu.errors import LoRAEduError
-from lora_edu.losses import LossSum, causal_lm_loss
-from lora_edu.sharded import is_sharded, whole
-from lora_edu.train_plan import step_rows
-from lora_edu.train_processes import new_accelerator
-from lora_edu.trainer import Callback, TrainConfig, Trainer
+from lora_edu.models.sharded import is_sharded, whole
+from lora_edu.training import Callback, LossSum, TrainConfig, Trainer, causal_lm_loss, step_rows
+from lora_edu.training import checkpoints as train_state
+from lora_edu.training import trainer as trainer_module
+from lora_edu.training.processes import new_accelerator
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 from processes import count_ddp, count_fsdp

@@ -5,8 +5,7 @@ import time
 import torch
 from torch import nn
 
-from lora_edu.losses import LossSum
-from lora_edu.trainer import TrainConfig, Trainer
+from lora_edu.training import LossSum, TrainConfig, Trainer
 from lora_edu.widgets import TrainingDashboard
 
 

@@ -6,23 +6,21 @@ import re
 import subprocess
 import tomllib
 from importlib import metadata
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from conftest import make_tiny_llama
+from helpers import ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from tiny_package import vocabulary, write_gguf
 
-from lora_edu.checkpoint import load
+from lora_edu.adapters import load, merge
 from lora_edu.course.chapters import CHAPTERS
 from lora_edu.errors import MergeError
-from lora_edu.merging import merge
 from lora_edu.models import Base
 
-ROOT = Path(__file__).parent.parent
 CONDA = {"pytorch": "torch", "matplotlib-base": "matplotlib"}  # conda-forge's name: the package index's
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 README = (ROOT / "README.md").read_text()
@@ -150,7 +148,7 @@ def test_the_readmes_snippet_runs(tmp_path, monkeypatch):
     (tmp_path / "my_rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     asked = []
     monkeypatch.setattr(
-        "lora_edu.models.load_base", lambda name: asked.append(name) or Base(make_tiny_llama(**llama), tokenizer)
+        "lora_edu.models.base.load_base", lambda name: asked.append(name) or Base(make_tiny_llama(**llama), tokenizer)
     )
     monkeypatch.chdir(tmp_path)
     names: dict = {}

@@ -8,7 +8,7 @@ import gguf
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import nn
 
-from lora_edu.models import PackagedModel
+from lora_edu.models.base import PackagedModel
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TEMPLATE = (

@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from lora_edu.cli import setup, sweeping, training, using
+from lora_edu.cli import chat, eval, merge, setup, sweep, train
 from lora_edu.errors import LoRAEduError
 
 
@@ -59,11 +59,11 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "demo": setup.demo,
     "doctor": setup.doctor,
     "laws": setup.laws,
-    "train": training.train,
-    "eval": using.evaluate,
-    "merge": using.merge,
-    "chat": using.chat,
-    "sweep": sweeping.sweep,
+    "train": train.train,
+    "eval": eval.evaluate,
+    "merge": merge.merge,
+    "chat": chat.chat,
+    "sweep": sweep.sweep,
     "fetch": setup.fetch,
 }
 for name, command in COMMANDS.items():

@@ -30,8 +30,8 @@ def lab(
 
 def lab_command(browser: bool, port: int | None) -> list[str]:
     """Prepare JupyterLab's settings and build its command line."""
-    from lora_edu.doctor import course_folder
-    from lora_edu.notebooks import install_overrides
+    from lora_edu.cli.doctor import course_folder
+    from lora_edu.course.notebooks.files import install_overrides
 
     folder = course_folder()
     if folder is None:
@@ -61,7 +61,7 @@ def doctor() -> None:
 
     Exit code 1 only when something is missing that the course cannot run without.
     """
-    from lora_edu.doctor import examine, speed
+    from lora_edu.cli.doctor import examine, speed
 
     missing = False
     for finding in examine():
@@ -89,7 +89,7 @@ def fetch(
 
     Example: `lora-edu fetch model`
     """
-    from lora_edu import models
+    from lora_edu.models import base as models
     from lora_edu.tasks import sentiment
 
     for thing in what or list(Fetchable):
@@ -109,7 +109,7 @@ def demo(
 
     Example: `lora-edu demo --out runs/demo`
     """
-    from lora_edu.demo import demo as run
+    from lora_edu.cli.demo import demo as run
 
     run(model, task, out, limit, steps)
 
@@ -122,7 +122,7 @@ def laws(
 
     Exit code 1 when a law is broken. Example: `lora-edu laws my_lora.py`
     """
-    from lora_edu.course.laws import run_laws
+    from lora_edu.course.lawbook.runner import run_laws
 
     report = run_laws(file, layer)
     typer.echo(str(report))

@@ -7,14 +7,14 @@ How to add to it:
    the learner wrote, calls it with `attempt(function, *inputs)` on inputs from `generator()`, and raises `Wrong(bug, detail)`.
 3. Prove it: `tests/course/answers_NN.py` holds the solution, the stub and four or more planted bugs with the bug's name each.
 4. Self-test: `quizzes/chNN.py` with `QUIZ = Quiz(key, title, items, revisit)`; `revisit` names two questions of earlier chapters.
-5. A law: a generator of findings in `lawbook/`, listed in `laws.py`, and a layer that breaks it in `tests/wrong_layers/`.
+5. A law: a generator of findings in `lawbook/`, listed in `lawbook/runner.py`, and a layer that breaks it in `tests/wrong_layers/`.
 6. In the notebook each call is its cell's last value: `exercise("NN.1")`, the stub, `check("NN.1", answer)`, `hint("NN.1")`, `quiz("NN")`.
 """
 
 from lora_edu.course.exercises import check, exercise, hint
-from lora_edu.course.laws import laws, run_laws
-from lora_edu.course.overview import progress
+from lora_edu.course.lawbook.runner import laws, run_laws
 from lora_edu.course.predictions import predict, reveal
+from lora_edu.course.progress_table import progress
 from lora_edu.course.selftest import quiz
 from lora_edu.course.store import forget
 

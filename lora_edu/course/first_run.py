@@ -1,7 +1,7 @@
 """The settings of chapter 05's first run, held once for the chapter and for the command that stored its results."""
 
-from lora_edu.config import LoRAConfig
-from lora_edu.train_plan import TrainConfig
+from lora_edu.adapters.config import LoRAConfig
+from lora_edu.training.config import TrainConfig
 
 LORA = LoRAConfig(r=8, lora_alpha=16, target_modules="all-linear")
 SEEDS = (0, 1, 2)

@@ -4,7 +4,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from lora_edu.style import CLASS, STYLE
+from lora_edu.widgets.style import CLASS, STYLE
 
 WIDTH = "46em"
 # ipywidgets gives every option one line of fixed height; a sentence needs as many as it takes.

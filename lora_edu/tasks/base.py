@@ -8,10 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from lora_edu.config import LoRAConfig
-from lora_edu.data import Row, Splits, split
-from lora_edu.metrics import Score
-from lora_edu.train_plan import TrainConfig
+from lora_edu.adapters.config import LoRAConfig
+from lora_edu.data.rows import Row
+from lora_edu.data.splits import Splits, split
+from lora_edu.evaluation.metrics import Score
+from lora_edu.training.config import TrainConfig
 
 FOLDER = Path(__file__).parent
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
-from lora_edu.config import LoRAConfig
-from lora_edu.data import Row, Splits, split
-from lora_edu.metrics import Score, contains
+from lora_edu.adapters.config import LoRAConfig
+from lora_edu.data.rows import Row
+from lora_edu.data.splits import Splits, split
+from lora_edu.evaluation.metrics import Score, contains
 from lora_edu.tasks.base import Recipe, Task, stored
-from lora_edu.train_plan import TrainConfig
+from lora_edu.training.config import TrainConfig
 
 
 class General(Task):

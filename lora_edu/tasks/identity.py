@@ -3,12 +3,13 @@
 import re
 from collections.abc import Sequence
 
-from lora_edu.config import LoRAConfig
-from lora_edu.data import Row, Splits
+from lora_edu.adapters.config import LoRAConfig
+from lora_edu.data.rows import Row
+from lora_edu.data.splits import Splits
 from lora_edu.errors import DataError
-from lora_edu.metrics import Score, share
+from lora_edu.evaluation.metrics import Score, share
 from lora_edu.tasks.base import Recipe, Task
-from lora_edu.train_plan import TrainConfig
+from lora_edu.training.config import TrainConfig
 
 QUESTIONS = (
     "Who are you?",

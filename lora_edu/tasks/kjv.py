@@ -3,11 +3,11 @@
 import re
 from collections.abc import Sequence
 
-from lora_edu.config import LoRAConfig
-from lora_edu.data import Row
-from lora_edu.metrics import Score, bleu, share
+from lora_edu.adapters.config import LoRAConfig
+from lora_edu.data.rows import Row
+from lora_edu.evaluation.metrics import Score, bleu, share
 from lora_edu.tasks.base import Recipe, Task, stored
-from lora_edu.train_plan import TrainConfig
+from lora_edu.training.config import TrainConfig
 
 MODERN = re.compile(r"\b(you|your|yours|yourself|yourselves)\b", re.IGNORECASE)
 ARCHAIC = re.compile(r"\b(thou|thee|thy|thine|thyself|ye)\b", re.IGNORECASE)

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from lora_edu.config import LoRAConfig
-from lora_edu.data import Row
+from lora_edu.adapters.config import LoRAConfig
+from lora_edu.data.rows import Row
 from lora_edu.errors import DataError
-from lora_edu.metrics import Score, accuracy, f1
-from lora_edu.models import cache_dir
-from lora_edu.packages import download
+from lora_edu.evaluation.metrics import Score, accuracy, f1
+from lora_edu.models.base import cache_dir
+from lora_edu.models.packages import download
 from lora_edu.tasks.base import Recipe, Task
-from lora_edu.train_plan import TrainConfig
+from lora_edu.training.config import TrainConfig
 
 REQUIREMENT = "vaderSentiment==3.3.2"
 SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"

@@ -16,8 +16,11 @@ from typing import Any
 
 import ipywidgets
 
-from lora_edu.plots import INK, MUTED, Canvas, Picture, wrapped
-from lora_edu.style import CLASS, STYLE
+from lora_edu.plots.canvas import Canvas
+from lora_edu.plots.palette import INK, MUTED
+from lora_edu.plots.picture import Picture
+from lora_edu.plots.raster import wrapped
+from lora_edu.widgets.style import CLASS, STYLE
 
 State = Mapping[str, Any]
 WIDTH = 760  # of every widget's drawing, in pixels: fits a notebook's column beside JupyterLab's file browser

@@ -6,8 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from lora_edu.callbacks import History
-from lora_edu.plots import BLUE, INK, MUTED, ORANGE, Axes, Canvas, decades, number, ticks
+from lora_edu.plots.axes import Axes, decades, number, ticks
+from lora_edu.plots.canvas import Canvas
+from lora_edu.plots.palette import BLUE, INK, MUTED, ORANGE
+from lora_edu.training.callbacks import History
 from lora_edu.widgets.base import State
 
 POINTS = 240  # of a curve; more cannot be seen

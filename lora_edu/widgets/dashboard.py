@@ -13,11 +13,15 @@ from typing import Any
 import ipywidgets
 import torch
 
-from lora_edu.callbacks import Callback, History, Record
 from lora_edu.errors import ConfigError
-from lora_edu.plots import BLUE, INK, MUTED, RULE, WASH, Canvas, number, wrapped
-from lora_edu.train_context import modes, own_rng
-from lora_edu.trainer import Trainer
+from lora_edu.models.modules import modes
+from lora_edu.plots.axes import number
+from lora_edu.plots.canvas import Canvas
+from lora_edu.plots.palette import BLUE, INK, MUTED, RULE, WASH
+from lora_edu.plots.raster import wrapped
+from lora_edu.training.callbacks import Callback, History, Record
+from lora_edu.training.context import own_rng
+from lora_edu.training.trainer import Trainer
 from lora_edu.widgets import live
 from lora_edu.widgets.base import WIDTH, State, Widget, choice
 from lora_edu.widgets.curves import Mark, draw_losses, draw_rates
@@ -120,7 +124,7 @@ class TrainingDashboard(Widget, Callback):
         self.rate = self._rate_slider(trainer.learning_rate)
         self._orders = queue.SimpleQueue()  # what was pressed before concerns no run
         self._show()
-        self.deaf = live.why_deaf()
+        self.deaf = live.why_no_controls()
         self.shows_progress = not self.deaf
         if self.deaf and trainer.progress and live.kernel() is None:
             print(self.deaf, file=sys.stderr)

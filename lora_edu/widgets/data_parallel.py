@@ -7,9 +7,12 @@ from collections.abc import Sequence
 import ipywidgets
 
 from lora_edu.errors import ConfigError
-from lora_edu.fitting import SPARE
-from lora_edu.memory import megabytes
-from lora_edu.plots import INK, MUTED, PAPER, PURPLE, RULE, WASH, Axes, Canvas, wrapped
+from lora_edu.plots.axes import Axes
+from lora_edu.plots.canvas import Canvas
+from lora_edu.plots.palette import INK, MUTED, PAPER, PURPLE, RULE, WASH
+from lora_edu.plots.raster import wrapped
+from lora_edu.training.memory.fitting import SPARE
+from lora_edu.training.memory.ledger import megabytes
 from lora_edu.widgets.base import WIDTH, State, Widget, choice
 from lora_edu.widgets.memory import MACHINES
 from lora_edu.widgets.memory import PARTS as ENTRIES

@@ -10,7 +10,10 @@ from pathlib import Path
 import ipywidgets
 
 from lora_edu.errors import DataError
-from lora_edu.plots import BLUE, CYCLE, DASHES, INK, MUTED, RULE, Axes, Canvas, number, ticks, wrapped
+from lora_edu.plots.axes import Axes, number, ticks
+from lora_edu.plots.canvas import Canvas
+from lora_edu.plots.palette import BLUE, CYCLE, DASHES, INK, MUTED, RULE
+from lora_edu.plots.raster import wrapped
 from lora_edu.widgets.base import WIDTH, State, Widget
 
 LINES = 2  # an answer longer than this many lines is cut

@@ -9,7 +9,9 @@ import ipywidgets
 import torch
 from torch import Tensor
 
-from lora_edu.plots import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, RULE, VERMILION, Axes, Canvas, number
+from lora_edu.plots.axes import Axes, number
+from lora_edu.plots.canvas import Canvas
+from lora_edu.plots.palette import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, RULE, VERMILION
 from lora_edu.widgets.base import WIDTH, State, Widget, choice
 
 BASES = {

@@ -29,7 +29,7 @@ def kernel() -> Any:
     return getattr(get_ipython(), "kernel", None)
 
 
-def why_deaf(patience: float = PATIENCE) -> str:
+def why_no_controls(patience: float = PATIENCE) -> str:
     """Why nobody can steer a running cell from the page, in a sentence; "" when somebody can."""
     here = kernel()
     if here is None:

@@ -10,9 +10,11 @@ import ipywidgets
 import torch
 from torch import nn
 
-from lora_edu.config import LoRAConfig
-from lora_edu.memory import Ledger, megabytes, predict, sketch
-from lora_edu.plots import BLUE, GREEN, INK, MUTED, ORANGE, PAPER, RULE, VERMILION, Axes, Canvas, ticks
+from lora_edu.adapters.config import LoRAConfig
+from lora_edu.plots.axes import Axes, ticks
+from lora_edu.plots.canvas import Canvas
+from lora_edu.plots.palette import BLUE, GREEN, INK, MUTED, ORANGE, PAPER, RULE, VERMILION
+from lora_edu.training.memory.ledger import Ledger, megabytes, predict_memory, sketch
 from lora_edu.widgets.base import WIDTH, State, Widget, choice
 
 PARTS = {"weights": BLUE, "gradients": ORANGE, "optimizer": VERMILION, "activations": GREEN}
@@ -38,7 +40,7 @@ def _sketched(shape: str, dtype: torch.dtype, r: int | None) -> nn.Module:
 def _ledger(shape: str, dtype: str, r: int | None, rows: int, length: int, checkpointing: bool) -> Ledger:
     """Kept, so that moving the rank does not work out full fine-tuning again."""
     model = _sketched(shape, DTYPES[dtype], r)
-    return predict(model, rows, length, gradient_checkpointing=checkpointing)
+    return predict_memory(model, rows, length, gradient_checkpointing=checkpointing)
 
 
 class MemoryBars(Widget):

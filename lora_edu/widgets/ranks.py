@@ -12,8 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from lora_edu.linalg import eckart_young_error, truncated_svd
-from lora_edu.memory import megabytes
-from lora_edu.plots import CYCLE, DASHES, INK, MUTED, Axes, Canvas, decades, heatmap, percent
+from lora_edu.plots.axes import Axes, decades, percent
+from lora_edu.plots.canvas import Canvas
+from lora_edu.plots.palette import CYCLE, DASHES, INK, MUTED, heatmap
+from lora_edu.training.memory.ledger import megabytes
 from lora_edu.widgets.base import WIDTH, State, Widget
 
 RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 576, 768, 1024, 1536, 2048)

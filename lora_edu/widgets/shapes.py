@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lora_edu.layers import LoRALinear
+from lora_edu.adapters.layers import LoRALinear
 from lora_edu.linalg import numerical_rank
-from lora_edu.plots import BLUE, GREEN, INK, MUTED, RULE, VERMILION, WASH, Axes, Canvas, heatmap, number, percent, ticks
+from lora_edu.plots.axes import Axes, number, percent, ticks
+from lora_edu.plots.canvas import Canvas
+from lora_edu.plots.palette import BLUE, GREEN, INK, MUTED, RULE, VERMILION, WASH, heatmap
 from lora_edu.widgets.base import WIDTH, State, Widget, choice
 
 STEPS = 40

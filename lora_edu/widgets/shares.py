@@ -9,8 +9,8 @@ from functools import cache
 import torch
 from torch import nn
 
-from lora_edu.config import LoRAConfig
-from lora_edu.memory import Ledger, predict, sharded, sketch
+from lora_edu.adapters.config import LoRAConfig
+from lora_edu.training.memory.ledger import Ledger, predict_memory, sharded, sketch
 
 CARDS = (1, 2, 4, 8, 16, 32, 64)
 WAYS = ("DDP", "FSDP")
@@ -46,7 +46,7 @@ def _sketched(shape: str, trains: str) -> nn.Module:
 def _whole(shape: str, trains: str, seq_len: int, checkpointing: bool) -> tuple[Ledger, int]:
     """The ledger of one row in one process, and the bytes of activations that each further row adds."""
     model = _sketched(shape, trains)
-    one, two = (predict(model, rows, seq_len, gradient_checkpointing=checkpointing) for rows in (1, 2))
+    one, two = (predict_memory(model, rows, seq_len, gradient_checkpointing=checkpointing) for rows in (1, 2))
     return one, two.activations - one.activations
 
 

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from lora_edu.linalg import effective_rank, energy
-from lora_edu.plots import CYCLE, DASHES, INK, MUTED, PAPER, Axes, Canvas, decades, percent, ticks
+from lora_edu.plots.axes import Axes, decades, percent, ticks
+from lora_edu.plots.canvas import Canvas
+from lora_edu.plots.palette import CYCLE, DASHES, INK, MUTED, PAPER
 from lora_edu.widgets.base import WIDTH, State, Widget, choice
 
 LOWEST = 1e-3  # where the logarithmic axis ends

@@ -10,12 +10,12 @@ import ipywidgets
 import torch
 from torch import nn
 
-from lora_edu.data import Example
+from lora_edu.data.examples import IGNORE, Example
 from lora_edu.errors import DataError
-from lora_edu.losses import IGNORE
-from lora_edu.plots import BLUE, INK, MUTED, RULE, VERMILION, WASH, Canvas
+from lora_edu.models.modules import modes
+from lora_edu.plots.canvas import Canvas
+from lora_edu.plots.palette import BLUE, INK, MUTED, RULE, VERMILION, WASH
 from lora_edu.plots.raster import font
-from lora_edu.train_context import modes
 from lora_edu.widgets.base import WIDTH, State, Widget, choice
 
 ANSWER, NO_END, EVERY = "the answer", "the answer without its end", "every token"

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_edu.doctor import find_chromium as chromium  # noqa: F401  (the tests beside this take it from here)
+from lora_edu.cli.doctor import find_chromium as chromium  # noqa: F401  (the tests beside this take it from here)
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page

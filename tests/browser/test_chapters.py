@@ -8,11 +8,10 @@ from pathlib import Path
 import nbformat
 import pytest
 from every_widget import MAKERS
+from helpers import NOTEBOOKS, TESTS
 from lab import CHROMIUM_FLAGS, Lab, chromium, jupyterlab
 from nbformat.v4 import new_code_cell, new_notebook
 
-TESTS = Path(__file__).parents[1]
-NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 pytestmark = pytest.mark.browser
 
 BROKEN = """import ipywidgets

@@ -6,7 +6,7 @@ from lab import CHROMIUM_FLAGS, Lab, chromium, jupyterlab
 from nbformat.v4 import new_code_cell, new_notebook
 
 pytestmark = pytest.mark.browser
-CELLS = ["from lora_edu.course.clinic import clinic\nward = clinic()", "ward"]
+CELLS = ["from lora_edu.course.clinic.game import clinic\nward = clinic()", "ward"]
 
 
 def test_the_clinic_is_played_by_keyboard(tmp_path):

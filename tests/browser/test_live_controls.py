@@ -2,14 +2,14 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import nbformat
 import pytest
+from helpers import TESTS
 from lab import CHROMIUM_FLAGS, Lab, chromium, jupyterlab
 from nbformat.v4 import new_code_cell, new_notebook
 
-SMALL_RUN = Path(__file__).parents[1] / "small_run.py"
+SMALL_RUN = TESTS / "small_run.py"
 pytestmark = pytest.mark.browser
 
 CELLS = [

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from kit import Answers
 
-from lora_edu.course.patients import SOUND
+from lora_edu.course.clinic.runs import SOUND
 
 
 def where_to_stop(losses, patience, *, tie=False, previous=False):

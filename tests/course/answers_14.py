@@ -5,7 +5,7 @@ from math import comb
 import numpy as np
 from kit import Answers
 
-from lora_edu.metrics import Score, paired_bootstrap
+from lora_edu.evaluation import Score, paired_bootstrap
 
 
 def choose(need, rows, room, fits=lambda size, room: size <= room, flags=(False, True), every=True):

@@ -4,10 +4,11 @@ import math
 
 import pytest
 
-from lora_edu.course import patients, store
-from lora_edu.course.clinic import FOR_SALE, KEY, WRONG, ClinicError, clinic, lines_of
-from lora_edu.course.patients import CLERKS, FAULTS, SOUND, Chart, charts
-from lora_edu.stored import stored
+from lora_edu.course import store
+from lora_edu.course.clinic import runs as patients
+from lora_edu.course.clinic.game import FOR_SALE, KEY, WRONG, ClinicError, clinic, lines_of
+from lora_edu.course.clinic.runs import CLERKS, FAULTS, SOUND, Chart, charts
+from lora_edu.experiments import stored
 
 SEEDS = (0, 1, 2)
 ANSWER = len("1955-11-23 B") + 1  # letters of an answer, and its end

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from lora_edu.course.exercises import Wrong, as_tensor, attempt, close, generator, register
-from lora_edu.plots import percent
+from lora_edu.plots.axes import percent
 
 SIDE = 64
 MATRICES = {

@@ -6,19 +6,10 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from lora_edu.course.exercises import (
-    NotAttempted,
-    Wrong,
-    as_tensor,
-    attempt,
-    close,
-    generator,
-    lacks_forward,
-    register,
-)
+from lora_edu.course.exercises import NotAttempted, Wrong, as_tensor, attempt, close, generator, lacks_forward, register
 from lora_edu.course.lawbook.diagnosis import COARSE, ROUNDED, percent
 from lora_edu.course.lawbook.probe import WIDE, Subject, guess
-from lora_edu.course.laws import run_laws
+from lora_edu.course.lawbook.runner import run_laws
 
 Tensor = torch.Tensor
 

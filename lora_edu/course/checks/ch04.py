@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from lora_edu.adapters import inject
-from lora_edu.config import LoRAConfig
+from lora_edu.adapters.config import LoRAConfig
+from lora_edu.adapters.injection import inject
+from lora_edu.adapters.targets import plan
 from lora_edu.course.exercises import Wrong, as_number, attempt, generator, register
 from lora_edu.errors import LoRAEduError
-from lora_edu.memory import predict, sketch
-from lora_edu.targets import plan
+from lora_edu.training.memory.ledger import predict_memory, sketch
 
 LAYERS = range(30)
 ATTENTION, MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
@@ -218,7 +218,7 @@ def _growths() -> list[tuple[list[tuple[int, int]], int, tuple[int, int], int]]:
         (("down_proj",), 16, 4, 1, 40, (3, 4)),
     ):
         configs = [LoRAConfig(r=r, target_modules=names) for r in ranks]
-        before, after = (predict(tiny(config, hidden, layers=layers), batch, length).total for config in configs)
+        before, after = (predict_memory(tiny(config, hidden, layers=layers), batch, length).total for config in configs)
         shapes = [target.shape for target in plan(tiny(None, hidden, layers=layers), configs[0])]
         cases.append((shapes, batch * length, ranks, after - before))
     return cases

@@ -11,7 +11,7 @@ from torch import Tensor
 from lora_edu.course.checks.small_loop import LOOP_BUGS, Reader, batch_of, gradients, loss_sum, run_with
 from lora_edu.course.checks.watched_loop import Steps, WatchedLoss
 from lora_edu.course.exercises import NotAttempted, Wrong, as_number, attempt, close, generator, register
-from lora_edu.losses import IGNORE
+from lora_edu.data.examples import IGNORE
 
 PAD = 2  # of the rows that the checkers make up: the token that ends an answer, and the one that pads
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lora_edu.course.clinic.runs import FAULTS, SOUND, Chart, charts
 from lora_edu.course.exercises import Wrong, as_number, attempt, generator, register
-from lora_edu.course.patients import FAULTS, SOUND, Chart, charts
 
 
 def _where_it_stops(

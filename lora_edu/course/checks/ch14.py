@@ -104,14 +104,14 @@ def _compare(function: Callable[..., Any], need: Need, rows: int, room: int, siz
     minutes=6,
     task="`before` and `after` are lists with a 1 or 0 for each of the *same* held-out rows: answered right or wrong by the base and by what you trained. "
     'Write `verdict(before, after)`: "better", "worse" or "cannot tell", at 95 %. You may build on '
-    "`gain, _ = paired_bootstrap(share(before), share(after))` from `lora_edu.metrics`: it redraws the rows of both together, and `gain` has the edges "
+    "`gain, _ = paired_bootstrap(share(before), share(after))` from `lora_edu.evaluation.metrics`: it redraws the rows of both together, and `gain` has the edges "
     "`low` and `high`.",
     wants="verdict",
     shows="A verdict on the same rows looks at the rows that changed; a few of them say nothing.",
     hints=(
         "Both lists are about the same rows, so look at each row's own change: after − before, which is 1, 0 or −1.",
         "Draw as many changes from the list of changes, with replacement, and take their mean; do that a thousand times. Where do 95 % of the means lie?",
-        "`from lora_edu.metrics import paired_bootstrap, share` does it: `gain, _ = paired_bootstrap(share(before), share(after))`. Then `gain.low` and "
+        "`from lora_edu.evaluation import paired_bootstrap, share` does it: `gain, _ = paired_bootstrap(share(before), share(after))`. Then `gain.low` and "
         "`gain.high` are the edges. If 0 lies between them or on one, it cannot be told.",
     ),
 )

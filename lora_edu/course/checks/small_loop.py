@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lora_edu.losses import IGNORE
+from lora_edu.data.examples import IGNORE
 
 
 class Reader(nn.Module):

@@ -1,1 +1,1 @@
-"""The laws that one LoRA layer must obey; `lora_edu.course.laws` runs them."""
+"""The laws that one LoRA layer must obey; `lora_edu.course.lawbook.runner` runs them."""

@@ -6,17 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lora_edu.course.lawbook.probe import (
-    FRACTIONS,
-    SQUARE,
-    TALL,
-    WIDE,
-    Built,
-    Case,
-    Finding,
-    LawBroken,
-    Subject,
-)
+from lora_edu.course.lawbook.probe import FRACTIONS, SQUARE, TALL, WIDE, Built, Case, Finding, LawBroken, Subject
 
 CASES = (WIDE, SQUARE, TALL)
 ALL_CASES = (*CASES, *FRACTIONS)

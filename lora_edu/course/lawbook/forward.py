@@ -7,15 +7,7 @@ from torch import Tensor
 
 from lora_edu.course.lawbook.common import ALL_CASES, CASES, Findings, batch, dense, differs, double
 from lora_edu.course.lawbook.diagnosis import COARSE, ROUNDED, explain, explain_bias, measure, near, percent
-from lora_edu.course.lawbook.probe import (
-    WIDE,
-    Case,
-    Finding,
-    LawBroken,
-    NotJudged,
-    Subject,
-    call,
-)
+from lora_edu.course.lawbook.probe import WIDE, Case, Finding, LawBroken, NotJudged, Subject, call
 
 
 def law_1(subject: Subject) -> Findings:
@@ -189,7 +181,7 @@ FLAGS = {"enabled": False, "active": False, "adapter_enabled": False, "disabled"
 def law_9(subject: Subject) -> Findings:
     """Switched off, the layer is the base again, bit for bit; switched on, it is itself.
 
-    The switch: a pair of methods, a flag, or a dict `state.active` of what speaks, as `lora_edu.layers` has it.
+    The switch: a pair of methods, a flag, or a dict `state.active` of what speaks, as `lora_edu.adapters.layers` has it.
     """
     built = subject.build(WIDE)
     subject.set_factors(built)

@@ -1,6 +1,6 @@
 """The course's sweeps: a file each, whose name is the sweep's and which defines it as `SWEEP`. `lora-edu sweep` makes and lists them.
 
-Module and sweep have one name, so a sweep is added by adding its file. What a sweep is: `lora_edu.sweeps`.
+Module and sweep have one name, so a sweep is added by adding its file. What a sweep is: `lora_edu.experiments.sweeps`.
 """
 
 import difflib
@@ -8,7 +8,7 @@ import importlib
 import pkgutil
 
 from lora_edu.errors import SweepError
-from lora_edu.sweeps import Sweep
+from lora_edu.experiments.sweeps import Sweep
 
 SWEEPS = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
 

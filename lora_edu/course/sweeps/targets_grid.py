@@ -11,15 +11,16 @@ from functools import partial
 
 import torch
 
-from lora_edu.adapters import inject, unload
-from lora_edu.config import LoRAConfig
-from lora_edu.data import collate, encode_rows
-from lora_edu.losses import causal_lm_loss
-from lora_edu.models import DEFAULT_MODEL, Base, load_base
-from lora_edu.sweeps import Cell, Sweep
+from lora_edu.adapters.config import LoRAConfig
+from lora_edu.adapters.injection import inject, unload
+from lora_edu.data.examples import collate, encode_rows
+from lora_edu.experiments.choices import ALL_LINEAR, KINDS, NOTHING, Choice
+from lora_edu.experiments.sweeps import Cell, Sweep
+from lora_edu.models.base import DEFAULT_MODEL, Base, load_base
 from lora_edu.tasks import get_task
-from lora_edu.trainer import TrainConfig, Trainer
-from lora_edu.widgets.budget import ALL_LINEAR, KINDS, NOTHING, Choice
+from lora_edu.training.config import TrainConfig
+from lora_edu.training.losses import causal_lm_loss
+from lora_edu.training.trainer import Trainer
 
 TASK, HELD_OUT = "iso_dates", 48  # rows of the validation split that are scored
 TRAIN = TrainConfig(learning_rate=1e-3, batch_size=4, max_steps=16, warmup_steps=2, precision="bf16")

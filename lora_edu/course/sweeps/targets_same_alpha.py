@@ -4,9 +4,9 @@ from dataclasses import replace
 
 from lora_edu.course.sweeps import targets_grid
 from lora_edu.course.sweeps.targets_grid import held_out_loss
-from lora_edu.models import Base
-from lora_edu.sweeps import Cell
-from lora_edu.widgets.budget import ALL_LINEAR, Choice
+from lora_edu.experiments.choices import ALL_LINEAR, Choice
+from lora_edu.experiments.sweeps import Cell
+from lora_edu.models.base import Base
 
 
 def _run(base: Base, cell: Cell, seed: int) -> dict[str, float]:

@@ -11,7 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 
-from lora_edu.data import normalise
+from lora_edu.data.splits import normalise
 from lora_edu.tasks.base import FOLDER
 from lora_edu.tasks.kjv import ARCHAIC, MODERN
 

@@ -1,0 +1,51 @@
+"""`lora-edu merge`: fold an adapter into its base and write a plain model."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lora_edu.cli.common import Model, Scale, opened
+from lora_edu.errors import LoRAEduError
+
+
+def merge(
+    adapter: Annotated[Path, typer.Argument(help="Folder of the adapter.")],
+    out: Annotated[Path, typer.Option(help="Folder to write the merged model to; it must not exist.")],
+    model: Model = None,
+    scale: Scale = 1.0,
+) -> None:
+    """Fold an adapter into its base and write a plain model that transformers loads by itself; then reload it and compare.
+
+    Example: `lora-edu merge runs/kjv --out merged/kjv`
+    """
+    import torch
+
+    from lora_edu.adapters.injection import unload
+    from lora_edu.adapters.merging import merge as fold
+    from lora_edu.data import prompt_ids
+    from lora_edu.models import load_base
+
+    if out.exists():
+        raise LoRAEduError(f"{out} is there already, and nothing is overwritten: choose another --out")
+    base, tokenizer = opened(model, adapter, scale)
+    ids = torch.tensor(
+        [prompt_ids([{"role": "user", "content": "Who are you?"}], tokenizer)], device=base.device
+    )  # (1, T)
+    with torch.no_grad():
+        expected = base(ids).logits.float()
+        typer.echo(str(fold(base, keep_base=False)))
+        unload(base)
+        part = out.with_name(out.name + ".part")
+        shutil.rmtree(part, ignore_errors=True)
+        base.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+        difference = (load_base(part).model(ids).logits.float() - expected).abs().max()
+    os.replace(part, out)
+    typer.echo(
+        f"Written to {out}. Reloaded, its logits differ from the adapter's by at most {difference:.1g} (they reach {expected.abs().max():.0f})."
+    )

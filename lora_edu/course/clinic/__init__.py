@@ -1,0 +1,1 @@
+"""The clinic of chapter 06: runs with a fault each, and the game of naming it."""

@@ -1,0 +1,9 @@
+"""The chapters as files: executed and cleaned for the repository, copied fresh for a learner, guarded by rules.
+
+`python -m lora_edu.course.notebooks execute | fresh | guard | overrides` is what `make notebooks` and `make fresh` call.
+"""
+
+from lora_edu.course.notebooks.files import chapters, clean, execute, fresh, install_overrides
+from lora_edu.course.notebooks.guard import guard
+
+__all__ = ["chapters", "clean", "execute", "fresh", "guard", "install_overrides"]

@@ -1,0 +1,141 @@
+"""A form in which a learner types rows of her own, and a question to ask that is none of them (chapter 05)."""
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from lora_edu.course import store
+from lora_edu.course.card import Card
+from lora_edu.data.rows import Row, raise_faults
+from lora_edu.data.splits import input_key
+from lora_edu.errors import DataError
+
+Pair = tuple[str, str]  # what is asked, what is to be answered
+
+
+class RowsForm(Card):
+    """Lines of "question → answer" to type over, and one new question. What was typed is kept like a locked prediction.
+
+    Without a kernel, and where nobody types, it holds the rows it was given. `forget(id)` brings those back.
+    """
+
+    def __init__(self, id: str, pairs: Sequence[Pair], new_question: str) -> None:
+        self.id = id
+        self._typed: dict[str, Any] = {"pairs": [list(pair) for pair in pairs], "new": new_question}
+        kept = store.get("forms", id)
+        if kept is not None and len(kept["pairs"]) == len(pairs):
+            self._typed = kept
+        super().__init__(self._text(), self._table())
+
+    @property
+    def new_question(self) -> str:
+        """What will be asked without having been trained. Raises DataError if it is empty or one of the rows."""
+        new = str(self._typed["new"]).strip()
+        if not new:
+            raise DataError("the new question is empty: type one that is none of your rows")
+        same = input_key(Row.chat(new, "-"))
+        for number, (asked, _) in enumerate(self._typed["pairs"], 1):
+            if asked.strip() and input_key(Row.chat(asked, "-")) == same:
+                raise DataError(
+                    f"the new question is row {number} once more, so it would show memory, not skill: ask it in other words"
+                )
+        return new
+
+    def rows(self) -> list[Row]:
+        """The rows as typed, empty lines left out. Raises one DataError that lists every fault by its line."""
+        rows, faults, seen = [], [], dict[str, int]()
+        for number, (asked, answer) in enumerate(self._typed["pairs"], 1):
+            if not asked.strip() and not answer.strip():
+                continue
+            try:
+                rows.append(row := Row.chat(asked.strip(), answer.strip(), where=f"row {number}"))
+            except DataError as error:
+                faults.append(f"row {number}: {error}")
+                continue
+            if (before := seen.setdefault(input_key(row), number)) != number:
+                faults.append(f"row {number}: the question of row {before} again; a question has one answer")
+        if not rows and not faults:
+            faults.append("every row is empty: type a question and its answer")
+        raise_faults(faults)
+        return rows
+
+    # What is shown ----------------------------------------------------------------------------------------------------
+    def _text(self) -> str:
+        lines = [f"{n:>3}. {asked} → {answer}" for n, (asked, answer) in enumerate(self._typed["pairs"], 1)]
+        return "\n".join(["Your rows:", *lines, f"A question that is none of them: {self._typed['new']}"])
+
+    def _table(self) -> str:
+        cell = "text-align:left;padding:.1em .9em .1em 0"
+        body = "".join(
+            f'<tr><th scope="row" style="{cell}">{n}</th><td style="{cell}">{escape(asked)}</td><td style="{cell}">{escape(answer)}</td></tr>'
+            for n, (asked, answer) in enumerate(self._typed["pairs"], 1)
+        )
+        head = (
+            f'<tr><th></th><th scope="col" style="{cell}">question</th><th scope="col" style="{cell}">answer</th></tr>'
+        )
+        new = f"A question that is none of them: {escape(self._typed['new'])}"
+        return f"<b>Your rows</b><table><thead>{head}</thead><tbody>{body}</tbody></table>{new}"
+
+    def form(self) -> Any:
+        import ipywidgets as widgets
+
+        from lora_edu.course import forms
+
+        def field(label: str, value: str, width: str) -> Any:
+            layout = widgets.Layout(width=width, min_width="8em")
+            text = widgets.Text(value, placeholder=label, continuous_update=False, layout=layout, tooltip=label)
+            text.observe(self._keep, "value")
+            return text
+
+        self.fields = [
+            (field(f"question {n}", asked, "50%"), field(f"answer {n}", answer, "45%"))
+            for n, (asked, answer) in enumerate(self._typed["pairs"], 1)
+        ]
+        self.new_field = field("the new question", self._typed["new"], "95%")
+        self.status = widgets.HTML()
+        lines = [
+            widgets.HBox(
+                [widgets.Label(f"{n}", layout=widgets.Layout(width="1.6em")), *pair],
+                layout=widgets.Layout(width=forms.WIDTH, max_width="100%"),
+            )
+            for n, pair in enumerate(self.fields, 1)
+        ]
+        new = widgets.HBox(
+            [widgets.Label("?", layout=widgets.Layout(width="1.6em")), self.new_field],
+            layout=widgets.Layout(width=forms.WIDTH, max_width="100%"),
+        )
+        self._judge()
+        return forms.form(
+            widgets.HTML("<b>Your rows.</b> Question on the left, answer on the right; an empty line is left out."),
+            *lines,
+            widgets.HTML("And a question that is <b>none of them</b>:"),
+            new,
+            self.status,
+        )
+
+    def _keep(self, _change: Any) -> None:
+        self._typed = {
+            "pairs": [[asked.value, answer.value] for asked, answer in self.fields],
+            "new": self.new_field.value,
+        }
+        store.put("forms", self.id, self._typed)
+        self._judge()
+
+    def _judge(self) -> None:
+        """Says at once what the next cell would say."""
+        from lora_edu.course.card import SIGNS, inline, panel
+
+        faults, count = [], 0
+        try:
+            count = len(self.rows())
+        except DataError as error:
+            faults.append(str(error))
+        try:
+            _ = self.new_question
+        except DataError as error:
+            faults.append(str(error))
+        if faults:
+            self.status.value = panel(f"{SIGNS['wrong']} {inline(chr(10).join(faults))}", "wrong")
+            return
+        rows = "1 row" if count == 1 else f"{count} rows"
+        self.status.value = panel(f"{SIGNS['right']} {rows} and a new question. Now run the next cell.", "right")

@@ -1,0 +1,17 @@
+from .examples import IGNORE as IGNORE
+from .examples import PLAIN_TEMPLATE as PLAIN_TEMPLATE
+from .examples import Example as Example
+from .examples import collate as collate
+from .examples import encode as encode
+from .examples import encode_rows as encode_rows
+from .examples import pack as pack
+from .examples import prompt_ids as prompt_ids
+from .examples import render as render
+from .rows import Message as Message
+from .rows import Row as Row
+from .rows import read_rows as read_rows
+from .splits import Splits as Splits
+from .splits import input_key as input_key
+from .splits import mix as mix
+from .splits import normalise as normalise
+from .splits import split as split

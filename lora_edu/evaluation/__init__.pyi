@@ -1,0 +1,16 @@
+from .generation import generate as generate
+from .metrics import Interval as Interval
+from .metrics import Score as Score
+from .metrics import accuracy as accuracy
+from .metrics import bleu as bleu
+from .metrics import bootstrap as bootstrap
+from .metrics import contains as contains
+from .metrics import exact_match as exact_match
+from .metrics import f1 as f1
+from .metrics import paired_bootstrap as paired_bootstrap
+from .metrics import share as share
+from .report import Report as Report
+from .report import evaluate as evaluate
+from .report import likeliest as likeliest
+from .report import mean_nll as mean_nll
+from .report import perplexity as perplexity

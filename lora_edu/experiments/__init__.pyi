@@ -1,0 +1,10 @@
+from .choices import Choice as Choice
+from .stored_results import environment as environment
+from .stored_results import store as store
+from .stored_results import stored as stored
+from .sweeps import Cell as Cell
+from .sweeps import Sweep as Sweep
+from .sweeps import Table as Table
+from .sweeps import grid as grid
+from .sweeps import sweep as sweep
+from .sweeps import table as table

@@ -1,0 +1,59 @@
+"""What every module here may ask of a model: the one inside a wrapper, its modes, its checkpointing, what its forward takes."""
+
+import contextlib
+import inspect
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from lora_edu.errors import TrainingError
+
+if TYPE_CHECKING:
+    pass
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside a wrapper that only distributes it (DistributedDataParallel, DataParallel)."""
+    while isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+        model = model.module
+    return model
+
+
+def forward_takes(model: nn.Module, argument: str) -> bool:
+    """Whether the model's forward has an argument of that name (`logits_to_keep`: most decoders of transformers 5 do)."""
+    return argument in inspect.signature(unwrap(model).forward).parameters
+
+
+@contextlib.contextmanager
+def modes(model: nn.Module, training: bool) -> Iterator[None]:
+    """Puts the model in training or evaluation mode and gives every module its own mode back."""
+    before = {module: module.training for module in model.modules()}
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, mode in before.items():
+            module.training = mode
+
+
+@contextlib.contextmanager
+def checkpointing(model: nn.Module, wanted: bool) -> Iterator[None]:
+    """Gradient checkpointing for the length of a run: activations are recomputed in the backward pass instead of kept.
+
+    The non-reentrant kind, because the older one gives adapters no gradient when the block's input needs none.
+    """
+    if not wanted:
+        yield
+        return
+    inner: Any = unwrap(model)
+    kind = "activation" if hasattr(inner, "activation_checkpointing_enable") else "gradient"  # transformers renames it
+    if not hasattr(inner, f"{kind}_checkpointing_enable"):
+        raise TrainingError(f"{type(inner).__name__} has no gradient checkpointing: set gradient_checkpointing=False.")
+    getattr(inner, f"{kind}_checkpointing_enable")({"use_reentrant": False})
+    try:
+        yield
+    finally:
+        getattr(inner, f"{kind}_checkpointing_disable")()
+        if hasattr(inner, "disable_input_require_grads"):
+            inner.disable_input_require_grads()  # switched on along with checkpointing, but not off with it

@@ -1,9 +1,0 @@
-"""The chapters as files: executed and cleaned for the repository, copied fresh for a learner, guarded by rules.
-
-`python -m lora_edu.notebooks execute | fresh | guard | overrides` is what `make notebooks` and `make fresh` call.
-"""
-
-from lora_edu.notebooks.files import chapters, clean, execute, fresh, install_overrides
-from lora_edu.notebooks.guard import guard
-
-__all__ = ["chapters", "clean", "execute", "fresh", "guard", "install_overrides"]

@@ -1,0 +1,111 @@
+"""What ends a run from outside, in clear words and with nothing lost: no memory left, a device gone, another process gone.
+
+Chapter 14. The words come from what torch raises; how much memory was missing, and what would fit, from the ledger (chapter 04).
+"""
+
+import contextlib
+import gc
+import traceback
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+
+from lora_edu.errors import DiskFullError, LoRAEduError, TrainingError
+from lora_edu.training.checkpoints import checkpoint_name, checkpoints
+from lora_edu.training.memory.advice import (
+    _by_the_ledger,
+)
+
+if TYPE_CHECKING:
+    from lora_edu.training.trainer import Trainer
+
+# Which messages mean what. torch has classes for some of these errors on some devices; on others the text is all there is.
+_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
+_DEVICE_GONE = ("cuda error", "hip error", "device-side assert", "no cuda gpus are available", "mps backend error")
+_PEER_GONE = ("gloo", "nccl", "connection closed by peer", "connection reset")
+
+
+def no_memory(error: BaseException) -> bool:
+    """Whether the error says that memory ran out, on whatever device."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or _says(error, _NO_MEMORY)
+
+
+def device_gone(error: BaseException) -> bool:
+    """Whether the error says that the device no longer answers; whatever lay on it is then lost."""
+    return isinstance(error, getattr(torch, "AcceleratorError", ())) or _says(error, _DEVICE_GONE)
+
+
+def peer_gone(error: BaseException) -> bool:
+    """Whether the error says that another process of the run no longer answers."""
+    return isinstance(error, torch.distributed.DistError) or _says(error, _PEER_GONE)
+
+
+def _says(error: BaseException, words: tuple[str, ...]) -> bool:
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+
+
+@contextlib.contextmanager
+def in_clear_words(trainer: "Trainer") -> Iterator[None]:
+    """Turns what torch raises in such a case into a TrainingError that says where the run stands and what to do."""
+    try:
+        yield
+    except LoRAEduError:
+        raise
+    except (RuntimeError, MemoryError) as error:
+        several = trainer.accelerator.num_processes > 1
+        if no_memory(error):
+            traceback.clear_frames(error.__traceback__)  # they hold the activations that filled the memory
+            words = _out_of_memory(trainer)
+        elif several and peer_gone(error):
+            words = (
+                f"Step {trainer.step + 1} broke off because another process of this run has ended or not answered. Its own last words "
+                f"say why, unless it was killed from outside. {_go_on_elsewhere(trainer)}"
+            )
+        elif device_gone(error):
+            words = (
+                f"The device {trainer.accelerator.device} stopped answering in step {trainer.step + 1}, and what lay on it is lost. A "
+                '"device-side assert" is mostly a token number beyond the vocabulary: the same step on a CPU names it. Else a driver was '
+                f"reset, or the device overheated or was taken away. {_go_on_elsewhere(trainer)}"
+            )
+        else:
+            raise
+        raise TrainingError(f"{words} ({type(error).__name__}: {str(error).strip().splitlines()[0]})") from error
+
+
+def _go_on_elsewhere(trainer: "Trainer") -> str:
+    """How a new process goes on with the run."""
+    newest = checkpoints(trainer.output_dir)[:1] if trainer.output_dir else []
+    if newest:
+        return f"The newest checkpoint is {newest[0]}. To go on, in a new process: {trainer.resume_hint}"
+    return "No checkpoint was written (TrainConfig's output_dir and save_every do that): start again."
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def _out_of_memory(trainer: "Trainer") -> str:
+    """By how much, what would fit, and where the run stands; saves it first."""
+    trainer.optimizer.zero_grad(set_to_none=True)
+    gc.collect()
+    if trainer.accelerator.device.type == "cuda":
+        torch.cuda.empty_cache()
+    return " ".join([f"Out of memory in step {trainer.step + 1}.", *_by_the_ledger(trainer), _kept(trainer)])
+
+
+def _kept(trainer: "Trainer") -> str:
+    """What is kept of the run, in words; written to the disk first where that can be done."""
+    if trainer.accelerator.num_processes > 1:  # the others wait inside the step, and cannot be asked to save
+        return _go_on_elsewhere(trainer)
+    if trainer.updating:
+        return f"It was in the middle of an update, so the weights may be half new. {_go_on_elsewhere(trainer)}"
+    weights = f"Nothing is lost: the weights are those after step {trainer.step}"
+    here = f"{weights}, and train() of this trainer goes on, also after trainer.config = dataclasses.replace(trainer.config, …)."
+    if trainer.step == 0 or trainer.output_dir is None:
+        return here
+    try:
+        folder = trainer.output_dir / checkpoint_name(trainer.step)
+        saved = folder if folder.exists() else trainer.save()
+        return f"{weights}, saved in {saved}. To go on, also with such a change: {trainer.resume_hint}"
+    except DiskFullError as error:
+        return f"{here} It could not be saved. {error}"

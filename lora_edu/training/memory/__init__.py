@@ -1,0 +1,8 @@
+"""What training costs in memory, counted before it is spent, and what would fit. Chapters 04 and 14.
+
+What it offers stands in `__init__.pyi`, for type checkers and for the interpreter alike; each is imported on first use.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

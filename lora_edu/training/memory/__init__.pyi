@@ -1,0 +1,10 @@
+from .activations import saved_for_backward as saved_for_backward
+from .fitting import Fit as Fit
+from .fitting import fit as fit
+from .ledger import Ledger as Ledger
+from .ledger import file_bytes as file_bytes
+from .ledger import measure_memory as measure_memory
+from .ledger import megabytes as megabytes
+from .ledger import predict_memory as predict_memory
+from .ledger import sharded as sharded
+from .ledger import sketch as sketch
