@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Annotated, Any
 
 from lora_edu.errors import ConfigError
 
@@ -24,34 +24,40 @@ _HARMLESS = {
 class LoRAConfig:
     """One adapter: ΔW = s·B A with s = α/r (s = α/√r with `use_rslora`). Source: Hu et al. 2021, §4.1. Chapter 03.
 
-    r, lora_alpha      rank (≥ 1) and α; both may be overridden for some modules by the patterns below.
-    lora_dropout       probability, in [0, 1), of zeroing an entry of the adapter's *input* while training.
-    target_modules     "all-linear", one regular expression (a string, matched whole), or a list of name suffixes.
-    exclude_modules    the same forms; what it matches gets no adapter.
-    layers_to_transform  indices of the decoder layers to adapt; None for all. Only with a list of suffixes, as in PEFT.
-    rank_pattern, alpha_pattern   {regular expression: value}; the first key that matches a module's name's end wins.
-    use_rslora         scale by α/√r, which keeps the adapter's output of one size as r grows. Kalajdzievski 2023.
-    modules_to_save    names of modules that are trained in full beside the adapter, and saved with it.
-    init_lora_weights  True: A uniform in ±1/√in (PEFT's and loralib's choice); "gaussian": A normal with std 1/r. B is 0.
-    fan_in_fan_out     weights stored as (in, out), as in GPT-2; found out at injection, so it need not be set.
-
-    Raises ConfigError that names the key and what it may be.
+    Each option says beside it what it does; `lora-edu train --help` shows the same words. Raises ConfigError that names the key and
+    what it may be.
     """
 
-    r: int = 8
-    lora_alpha: float = 16
-    lora_dropout: float = 0.0
-    target_modules: str | tuple[str, ...] = "all-linear"
-    exclude_modules: str | tuple[str, ...] | None = None
-    layers_to_transform: tuple[int, ...] | None = None
-    rank_pattern: Mapping[str, int] = field(default_factory=dict)
-    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
-    use_rslora: bool = False
-    modules_to_save: tuple[str, ...] | None = None
-    init_lora_weights: bool | str = True
-    fan_in_fan_out: bool = False
-    task_type: str | None = "CAUSAL_LM"
-    base_model_name_or_path: str | None = None
+    r: Annotated[int, "Rank, at least 1."] = 8
+    lora_alpha: Annotated[float, "α; the update is scaled by α/r."] = 16
+    lora_dropout: Annotated[float, "Probability of zeroing an entry of the adapter's input while training."] = 0.0
+    target_modules: Annotated[
+        str | tuple[str, ...],
+        "all-linear, one regular expression (matched whole), or name suffixes with commas: q_proj,v_proj.",
+    ] = "all-linear"
+    exclude_modules: Annotated[str | tuple[str, ...] | None, "In the same forms; what it matches gets no adapter."] = (
+        None
+    )
+    layers_to_transform: Annotated[
+        tuple[int, ...] | None, "Indices of the layers to adapt: 0,1,2. Only with a list of suffixes, as in PEFT."
+    ] = None
+    rank_pattern: Annotated[
+        Mapping[str, int],
+        "Other ranks for some modules, as pattern=r,…; the first that matches the end of a module's name wins.",
+    ] = field(default_factory=dict)
+    alpha_pattern: Annotated[Mapping[str, float], "Other α for some modules, in the same form."] = field(
+        default_factory=dict
+    )
+    use_rslora: Annotated[bool, "Scale by α/√r instead of α/r (Kalajdzievski 2023)."] = False
+    modules_to_save: Annotated[
+        tuple[str, ...] | None, "Modules that train in full beside the adapter, and are saved with it."
+    ] = None
+    init_lora_weights: Annotated[
+        bool | str, "true (A uniform in ±1/√in, as PEFT and loralib) or gaussian (std 1/r); B is 0."
+    ] = True
+    fan_in_fan_out: Annotated[bool, "Weights stored as (in, out), as in GPT-2; found out at injection."] = False
+    task_type: Annotated[str | None, "What PEFT takes the model for."] = "CAUSAL_LM"
+    base_model_name_or_path: Annotated[str | None, "The base that the adapter belongs to; `save` fills it in."] = None
 
     def __post_init__(self) -> None:
         if isinstance(self.target_modules, str) and self.target_modules.lower() == "all-linear":

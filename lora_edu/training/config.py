@@ -6,7 +6,7 @@ Nothing here has a state, so a resumed run and an uninterrupted one cannot disag
 import functools
 import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
@@ -15,35 +15,42 @@ from lora_edu.errors import ConfigError
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train. All counts of steps are optimiser steps.
+    """How to train; all counts of steps are optimiser steps. Chapter 05.
 
-    learning_rate: the peak of the schedule. batch_size: examples a micro-batch; a step sees batch_size ×
-    gradient_accumulation_steps of them. epochs: passes over the examples; max_steps, if given, is the length instead.
-    warmup_steps, or warmup_ratio of the whole run: linear rise from 0. max_grad_norm: None clips nothing.
-    precision: "bf16" is autocast (the weights keep their type); "auto" takes what was faster here (`device.fastest_settings`).
-    eval_every: steps between evaluations; None means at the end of each epoch. patience: stop after so many evaluations without
-    a new best. keep_best: the model ends with the weights of the best evaluation. save_every: steps between checkpoints in
-    output_dir; None means one at the end (and one on Ctrl-C). Raises ConfigError for a value that cannot be.
+    Each option says beside it what it does; `lora-edu train --help` shows the same words. Raises ConfigError for a value that cannot be.
     """
 
-    learning_rate: float = 1e-3
-    batch_size: int = 8
-    gradient_accumulation_steps: int = 1
-    epochs: int = 1
-    max_steps: int | None = None
-    warmup_steps: int = 0
-    warmup_ratio: float = 0.0
-    scheduler: Literal["cosine", "linear", "constant"] = "cosine"
-    max_grad_norm: float | None = 1.0
-    weight_decay: float = 0.0
-    seed: int = 0
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    gradient_checkpointing: bool = False
-    eval_every: int | None = None
-    patience: int | None = None
-    keep_best: bool = False
-    save_every: int | None = None
-    output_dir: str | None = None
+    learning_rate: Annotated[float, "Peak of the schedule."] = 1e-3
+    batch_size: Annotated[int, "Rows that go through the model at once."] = 8
+    gradient_accumulation_steps: Annotated[int, "Batches a step; a step sees batch_size times as many rows."] = 1
+    epochs: Annotated[int, "Passes over the rows."] = 1
+    max_steps: Annotated[int | None, "Length of the run in optimiser steps, instead of epochs."] = None
+    warmup_steps: Annotated[int, "Steps in which the learning rate rises from 0."] = 0
+    warmup_ratio: Annotated[float, "The same as a share of the run."] = 0.0
+    scheduler: Annotated[
+        Literal["cosine", "linear", "constant"], "How the learning rate falls: cosine, linear or constant."
+    ] = "cosine"
+    max_grad_norm: Annotated[
+        float | None, "Longer gradients are clipped to this norm; Python's None clips nothing."
+    ] = 1.0
+    weight_decay: Annotated[float, "AdamW's decay of what trains, a step and unit of learning rate."] = 0.0
+    seed: Annotated[int, "Seed of order, dropout and A."] = 0
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"],
+        "auto (what was faster here), fp32, or bf16 (autocast; weights keep their type).",
+    ] = "auto"
+    gradient_checkpointing: Annotated[
+        bool, "Recompute activations instead of keeping them: less memory, more time."
+    ] = False
+    eval_every: Annotated[
+        int | None, "Steps between evaluations on held-out rows; the end of each epoch without it."
+    ] = None
+    patience: Annotated[int | None, "Stop after so many evaluations without a new best one."] = None
+    keep_best: Annotated[bool, "End with the weights of the best evaluation, not the last ones."] = False
+    save_every: Annotated[
+        int | None, "Steps between checkpoints; there is one at the end and on Ctrl-C without it."
+    ] = None
+    output_dir: Annotated[str | None, "Folder of the checkpoints."] = None
 
     def __post_init__(self) -> None:
         optional = ("max_steps", "eval_every", "patience", "save_every")
