@@ -1,4 +1,10 @@
-"""Errors that name the thing and the remedy. Everything a user can cause is a `LoRAEduError`; the command line prints its message alone."""
+"""Errors that name the thing and the remedy. Everything a user can cause is a `LoRAEduError`; the command line prints its message alone.
+
+A message quotes what it complains of by `shown` and `cut`, so that a row of 50 MB does not become a message of 50 MB.
+"""
+
+import re
+import reprlib
 
 
 class LoRAEduError(Exception):
@@ -51,3 +57,42 @@ class DownloadError(LoRAEduError, RuntimeError):
 
 class NotebookError(LoRAEduError, RuntimeError):
     """A notebook that cannot be run, found or copied without losing work."""
+
+
+# --- what a message quotes ---------------------------------------------------------------------------------------------
+
+
+def cut(text: str, limit: int = 200) -> str:
+    """`text` itself, or, of one longer than `limit` characters, its beginning and end and how many are left out: `limit` in all."""
+    if len(text) <= limit:
+        return text
+    between = f" … ({len(text) - limit:,} more characters) … "
+    room = max(limit - len(between), 20)
+    head, tail = room - room // 3, room // 3
+    return f"{text[:head]} … ({len(text) - head - tail:,} more characters) … {text[len(text) - tail :]}"
+
+
+def shown(value: object, limit: int = 200) -> str:
+    """`repr(value)` for a message: at most `limit` characters, on one line, whatever the value is and however large.
+
+    It does not fail where `repr` does: on an integer of 5,000 digits, on a list inside itself, on a class whose `__repr__` raises.
+    """
+    quoted = _Repr(limit).repr(value)  # a text's own line breaks are escaped by now; a tensor's are not
+    return cut(re.sub(r"\s*\n\s*", " ", quoted), limit)
+
+
+class _Repr(reprlib.Repr):
+    """Python's own bounded repr, which looks at no more of a value than it shows, with what it leaves out of a text counted."""
+
+    def __init__(self, limit: int):
+        super().__init__()
+        self.limit = self.maxother = limit
+        for kind in ("list", "tuple", "dict", "set", "frozenset", "deque", "array"):
+            setattr(self, f"max{kind}", 20)  # entries
+
+    def repr_str(self, text: str, level: int) -> str:
+        return repr(cut(text, self.limit - 2))
+
+    def repr_int(self, number: int, level: int) -> str:
+        digits = int(number.bit_length() * 0.30103) + 1  # Python refuses to write out more than 4,300
+        return repr(number) if digits <= self.limit else f"an integer of about {digits:,} digits"
