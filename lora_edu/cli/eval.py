@@ -67,11 +67,9 @@ def _eval_task(
     if against_base:
         with disabled(model):
             base = evaluate(model, tokenizer, task, split, limit)
-        gain, without = report.gain_over(base)
-        typer.echo(
-            f"\nThe base alone: {base}\nGain in {report.metric}, row by row: {gain} (in {without:.1%} of the redraws there is none)"
-        )
-        figures |= {"base": base.to_dict(), "gain": {**gain._asdict(), "no_gain": without}}
+        gain = report.gain_over(base)
+        typer.echo(f"\nThe base alone: {base}\nGain in {report.metric}, row by row: {gain}")
+        figures |= {"base": base.to_dict(), "gain": {**gain.interval._asdict(), "p": gain.p}}
     return figures
 
 

@@ -9,8 +9,12 @@ from .metrics import exact_match as exact_match
 from .metrics import f1 as f1
 from .metrics import paired_bootstrap as paired_bootstrap
 from .metrics import share as share
+from .paired import Gain as Gain
+from .paired import paired_gain as paired_gain
+from .paired import sign_test as sign_test
 from .report import Report as Report
 from .report import evaluate as evaluate
 from .report import likeliest as likeliest
 from .report import mean_nll as mean_nll
 from .report import perplexity as perplexity
+from .report import token_perplexity as token_perplexity

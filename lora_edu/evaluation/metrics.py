@@ -50,12 +50,17 @@ class Score:
     def value(self) -> float:
         return self.statistic(self.values)
 
+    @property
+    def is_share(self) -> bool:
+        """Whether this is the share of rows for which something holds: the mean of zeros and ones."""
+        return self.statistic is mean and bool(np.isin(self.values, (0, 1)).all())
+
     def interval(self, n: int = 1000, seed: int = 0, level: float = 0.95) -> Interval:
         """95 % by default: Wilson's interval for a share of rows, the percentile bootstrap for everything else.
 
         The bootstrap calls ten right out of ten "1.00 [1.00, 1.00]"; Wilson's interval (1927) says [0.72, 1.00].
         """
-        if self.statistic is mean and np.isin(self.values, (0, 1)).all():
+        if self.is_share:
             return wilson(int(self.values.sum()), len(self.values), level)
         return bootstrap(self.values, self.statistic, n, seed, level)
 
@@ -91,14 +96,20 @@ def paired_bootstrap(
     """The gain of `after` over `before` on the same rows, and the share of redraws in which there is none.
 
     Both are redrawn *together*, so that a hard row is hard for both: two intervals that overlap may still hide a sure gain.
-    Raises DataError unless both hold the same number of rows. Source: Koehn 2004. Chapter 13.
+    For figures that are no share of rows: of shares it is too sure of itself (`paired_gain` is not). Raises DataError unless
+    both hold the same number of rows. Source: Koehn 2004. Chapter 13.
     """
+    gains = redrawn_gains(before, after, n, seed)
+    low, high = np.quantile(gains, ((1 - level) / 2, (1 + level) / 2))
+    return Interval(after.value - before.value, float(low), float(high)), float(np.mean(gains <= 0))
+
+
+def redrawn_gains(before: Score, after: Score, n: int, seed: int) -> NDArray[Any]:
+    """The gains of n redraws of the rows of both together. (n,)"""
     if len(before.values) != len(after.values):
         raise DataError(f"a paired comparison needs the same rows: {len(before.values)} against {len(after.values)}")
     draws = np.random.default_rng(seed).integers(len(after.values), size=(n, len(after.values)))
-    gains = np.array([after.statistic(after.values[d]) - before.statistic(before.values[d]) for d in draws])
-    low, high = np.quantile(gains, ((1 - level) / 2, (1 + level) / 2))
-    return Interval(after.value - before.value, float(low), float(high)), float(np.mean(gains <= 0))
+    return np.array([after.statistic(after.values[d]) - before.statistic(before.values[d]) for d in draws])
 
 
 # --- metrics ---------------------------------------------------------------------------------------------------------

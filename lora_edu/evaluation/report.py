@@ -19,7 +19,8 @@ from lora_edu.data.rows import Row
 from lora_edu.data.splits import Splits
 from lora_edu.errors import DataError
 from lora_edu.evaluation.generation import generate
-from lora_edu.evaluation.metrics import Interval, Score, paired_bootstrap
+from lora_edu.evaluation.metrics import Interval, Score
+from lora_edu.evaluation.paired import Gain, paired_gain
 from lora_edu.models.modules import modes
 from lora_edu.training.losses import causal_lm_loss
 
@@ -37,14 +38,15 @@ def mean_nll(model: nn.Module, examples: Sequence[Example]) -> Score:
 
 def perplexity(model: nn.Module, examples: Sequence[Example]) -> Score:
     """exp(mean NLL): between how many equally likely tokens the model wavers on average. Chapter 13."""
-    return Score(mean_nll(model, examples).values, _token_perplexity)
+    return Score(mean_nll(model, examples).values, token_perplexity)
 
 
 def _token_mean(values: NDArray[Any]) -> float:
     return float(values[:, 0].sum() / values[:, 1].sum())
 
 
-def _token_perplexity(values: NDArray[Any]) -> float:
+def token_perplexity(values: NDArray[Any]) -> float:
+    """exp of the summed losses over the tokens counted; values (N, 2). The statistic of `perplexity`."""
     return math.exp(_token_mean(values))
 
 
@@ -94,21 +96,25 @@ class Report:
     def interval(self) -> Interval:
         return self.scores[self.metric].interval()
 
-    def gain_over(self, before: "Report", metric: str | None = None) -> tuple[Interval, float]:
-        """`paired_bootstrap` of a metric (the main one) against another report on the same rows.
+    def gain_over(self, before: "Report", metric: str | None = None) -> Gain:
+        """`paired_gain` of a metric (the main one) over another report on the same rows.
 
         Raises DataError if the rows differ.
         """
         if [row.messages for row in self.rows] != [row.messages for row in before.rows]:
             raise DataError("the two reports are not about the same rows: evaluate both with the same split and limit")
         name = metric or self.metric
-        return paired_bootstrap(before.scores[name], self.scores[name])
+        return paired_gain(before.scores[name], self.scores[name])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain figures for a stored result: {metric: {value, low, high, baselines}}, and the number of rows."""
+        """What a stored result keeps: {metric: {value, low, high, values, baselines}}, and the number of rows.
+
+        `values` are the rows' own contributions, in the order of the rows: without them two results cannot be compared row by
+        row. A share's are 0 or 1; a perplexity's are pairs (summed loss, tokens).
+        """
         figures = {
             name: score.interval()._asdict()
-            | {"baselines": {b: s[name].value for b, s in self.baselines.items() if name in s}}
+            | {"values": _plain(score), "baselines": {b: s[name].value for b, s in self.baselines.items() if name in s}}
             for name, score in self.scores.items()
         }
         return {"task": self.task, "split": self.split, "rows": len(self.rows), "scores": figures}
@@ -138,6 +144,10 @@ class Report:
         titles = "".join(f"<th scope='col'>{escape(cell)}</th>" for cell in head)
         caption = f"<caption>{escape(self.task)}, {len(self.rows)} {escape(self.split)} rows</caption>"
         return f"<table>{caption}<thead><tr>{titles}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+
+
+def _plain(score: Score) -> list[Any]:
+    return score.values.astype(int).tolist() if score.is_share else score.values.tolist()
 
 
 def evaluate(

@@ -1,5 +1,6 @@
 """Metrics against values worked out by hand, intervals against theory, and generation against plain greedy decoding."""
 
+import json
 import math
 
 import numpy as np
@@ -29,6 +30,7 @@ from lora_edu.evaluation import (
     paired_bootstrap,
     perplexity,
     share,
+    token_perplexity,
 )
 from lora_edu.evaluation.metrics import rouge_l, wilson
 from lora_edu.training import causal_lm_loss
@@ -236,10 +238,19 @@ def test_a_report_has_score_interval_baseline_likelihood_and_perplexity(model):
     assert figures["baselines"] == {"copying": 1.0} and figures["value"] == report.value
 
 
+def test_a_stored_report_keeps_its_rows_so_that_two_can_be_compared_later(model):
+    report = evaluate(model, TOKENIZER, Echo())
+    scores = json.loads(json.dumps(report.to_dict()))["scores"]
+    hits = scores["exact match"]["values"]
+    assert hits == report.scores["exact match"].values.tolist() and all(type(hit) is int for hit in hits)
+    pairs = scores["perplexity"]["values"]
+    assert len(pairs) == 2 and token_perplexity(np.array(pairs)) == report.scores["perplexity"].value
+
+
 def test_limit_takes_so_many_of_each_kind_and_reports_compare_only_on_equal_rows(model):
     few, all_rows = evaluate(model, TOKENIZER, Echo(), limit=1), evaluate(model, TOKENIZER, Echo())
     assert [row.prompt for row in few.rows] == ["hi", ""]
-    assert all_rows.gain_over(all_rows)[0].value == 0
+    assert all_rows.gain_over(all_rows) == ((0, *all_rows.gain_over(all_rows).interval[1:]), 1)
     with pytest.raises(DataError, match="same rows"):
         few.gain_over(all_rows)
 
