@@ -8,12 +8,13 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from lora_edu.cli import chat, eval, merge, setup, sweep, train
+from lora_edu import __version__
+from lora_edu.cli import answer, chat, eval, merge, setup, sweep, train
 from lora_edu.errors import LoRAEduError
 
 
@@ -49,8 +50,18 @@ app = typer.Typer(
 )
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"lora-edu {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def lora_edu() -> None:
+def lora_edu(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which version this is.")
+    ] = False,
+) -> None:
     """A course on LoRA in which nothing is taken on trust, and the tools under it."""
 
 
@@ -63,6 +74,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "eval": eval.evaluate,
     "merge": merge.merge,
     "chat": chat.chat,
+    "answer": answer.answer,
     "sweep": sweep.sweep,
     "fetch": setup.fetch,
 }

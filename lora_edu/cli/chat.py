@@ -2,52 +2,65 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from lora_edu.cli.common import Adapter, Model, Scale, opened
+from lora_edu.cli.common import Adapter, Folder, Model, Scale, System, finite, opened, the_adapter
+from lora_edu.cli.run_folder import run_of
 
 
 def chat(
+    folder: Folder = None,
     adapter: Adapter = None,
     scale: Scale = 1.0,
     model: Model = None,
-    system: Annotated[
-        str, typer.Option(help="System message; the course's adapters were trained with an empty one.")
-    ] = "",
+    system: System = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 200,
+    temperature: Annotated[
+        float,
+        typer.Option(min=0, help="0 takes the likeliest token; above, tokens are drawn, the more evenly the higher."),
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the drawing.")] = 0,
 ) -> None:
     """Talk to a model in the terminal. `/scale 0.5` turns the adapter's dial, `/new` forgets the talk so far, `/quit` ends it.
 
-    Example: `lora-edu chat --adapter runs/kjv --scale 1.2`
+    Examples:
+
+    `lora-edu chat runs/kjv --scale 1.2`
+
+    `lora-edu chat runs/kjv < questions.txt`
     """
     import torch
     from transformers import GenerationConfig, TextStreamer
 
-    from lora_edu.adapters import set_scale
-    from lora_edu.data import Message, prompt_ids
+    from lora_edu.adapters.injection import set_scale
+    from lora_edu.data.examples import prompt_ids
+    from lora_edu.data.rows import Message
 
+    adapter = the_adapter(folder, adapter)
     base, tokenizer = opened(model, adapter, scale)
-    greedy = GenerationConfig(
-        max_new_tokens=max_new_tokens, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    torch.manual_seed(seed)
+    drawn = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+    how = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **drawn,
     )
     streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    system = run_of(adapter).get("system", "") if system is None else system
     opening: list[Message] = [{"role": "system", "content": system}]
     talk = list(opening)
     typer.echo("Ask something; /quit ends the talk.")
-    while True:
-        try:
-            line = input("\nyou> ").strip()
-        except EOFError:
-            line = "/quit"
-        if line == "/quit":
-            return
+    while (line := _line()) != "/quit":
         if line == "/new":
             talk = list(opening)
         elif line.startswith("/scale"):
-            _turn(base, line, adapter, set_scale)
+            if _turn(base, line, adapter, set_scale):
+                talk = list(opening)  # else the model copies what it said at the other scale
         elif line.startswith("/"):
             typer.echo("Known are /scale NUMBER, /new and /quit.")
         elif line:
@@ -55,20 +68,35 @@ def chat(
             ids = torch.tensor([prompt_ids(talk, tokenizer)], device=base.device)  # (1, T)
             with torch.no_grad():
                 answer = base.generate(
-                    ids, attention_mask=torch.ones_like(ids), generation_config=greedy, streamer=streamer
+                    ids, attention_mask=torch.ones_like(ids), generation_config=how, streamer=streamer
                 )
             talk.append(
                 {"role": "assistant", "content": tokenizer.decode(answer[0, ids.shape[1] :], skip_special_tokens=True)}
             )
 
 
-def _turn(base: Any, line: str, adapter: Path | None, set_scale: Any) -> None:
+def _line() -> str:
+    """The next line, shown where it does not come from a keyboard; /quit at the end of them."""
     try:
-        scale = float(line.removeprefix("/scale"))
-    except ValueError:
+        line = input("\nyou> ").strip()
+    except EOFError:
+        typer.echo()
+        return "/quit"
+    if not sys.stdin.isatty():
+        typer.echo(line)
+    return line
+
+
+def _turn(base: Any, line: str, adapter: Path | None, set_scale: Any) -> bool:
+    """Turns the dial, says so, and whether it was turned."""
+    try:
+        scale = finite(float(line.removeprefix("/scale")))
+    except (ValueError, typer.BadParameter):
         typer.echo("Give a number: /scale 0.5")
-        return
+        return False
     if adapter is None:
-        typer.echo("There is no adapter to turn: start with --adapter FOLDER.")
-    else:
-        set_scale(base, scale)
+        typer.echo("There is no adapter to turn: start with the adapter's folder, lora-edu chat runs/mine.")
+        return False
+    set_scale(base, scale)
+    typer.echo(f"The dial is at {scale:g}. A new talk begins.")
+    return True

@@ -2,21 +2,62 @@
 
 from __future__ import annotations
 
+import math
+import os
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from lora_edu.cli.settings import from_config
-from lora_edu.errors import DataError
+from lora_edu.errors import DataError, LoRAEduError
 
-Adapter = Annotated[Path | None, typer.Option(help="Folder of an adapter, written here or by PEFT.")]
+Folder = Annotated[
+    Path | None, typer.Argument(metavar="[ADAPTER]", help="Folder of an adapter, written here or by PEFT.")
+]
+Adapter = Annotated[Path | None, typer.Option(help="The same, as an option.")]
 Scale = Annotated[float, typer.Option(help="The dial: 1 as trained, 0 the base, above 1 more than trained.")]
 Model = Annotated[str | None, typer.Option(help="Base model; the one that the adapter names without it.")]
+System = Annotated[
+    str | None,
+    typer.Option(help="System message; the one that the adapter was trained with without it, else an empty one."),
+]
 Config = Annotated[
     Path | None,
     typer.Option(help="YAML file with any of these settings; flags win.", callback=from_config, is_eager=True),
 ]
+
+
+class Split(StrEnum):
+    """The parts of a task's rows."""
+
+    TEST = "test"
+    VALID = "valid"
+    TRAIN = "train"
+
+
+def the_adapter(folder: Path | None, adapter: Path | None, needed: bool = False) -> Path | None:
+    """The one adapter that was named, as an argument or as an option. Raises typer.BadParameter for two, or where one is needed."""
+    if folder is not None and adapter is not None and folder != adapter:
+        raise typer.BadParameter(f"two adapters are named, {folder} and {adapter}: give one.")
+    if needed and folder is None and adapter is None:
+        raise typer.BadParameter("name an adapter's folder.")
+    return folder if folder is not None else adapter
+
+
+def counted(count: int, thing: str) -> str:
+    """ "1 row", "2 rows"."""
+    return f"{count} {thing}{'' if count == 1 else 's'}"
+
+
+def writable(folder: Path) -> None:
+    """Raises LoRAEduError, before anything slow begins, where nothing could be written into `folder` in the end."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise LoRAEduError(f"{folder} cannot be a folder: {there} is a file. Choose another --out.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise LoRAEduError(f"nothing can be written into {there}: choose another --out, or change its permissions.")
 
 
 def chosen_task(text: str) -> Any:
@@ -37,12 +78,20 @@ def opened(model_name: str | None, adapter: Path | None, scale: float = 1.0) -> 
     from lora_edu.data.examples import PLAIN_TEMPLATE
     from lora_edu.models.base import DEFAULT_MODEL, load_base
 
+    finite(scale)
     base = load_base(model_name or (base_of(adapter) if adapter else DEFAULT_MODEL))
     base.tokenizer.chat_template = base.tokenizer.chat_template or PLAIN_TEMPLATE
     if adapter is not None:
         load(base.model, adapter)
         set_scale(base.model, scale)
     return base
+
+
+def finite(scale: float) -> float:
+    """The scale. Raises typer.BadParameter for one that is no finite number."""
+    if not math.isfinite(scale):
+        raise typer.BadParameter(f"the dial takes a finite number, not {scale}.")
+    return scale
 
 
 def base_of(adapter: Path) -> str:

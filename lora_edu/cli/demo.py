@@ -5,7 +5,6 @@ Every figure that is printed was computed in this run.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +19,7 @@ from rich.table import Table
 from lora_edu.adapters.injection import audit, inject, unload
 from lora_edu.adapters.merging import merge
 from lora_edu.adapters.save_load import load, save
+from lora_edu.cli.common import writable
 from lora_edu.data.examples import collate, encode_rows, prompt_ids
 from lora_edu.evaluation.generation import generate
 from lora_edu.evaluation.paired import paired_gain
@@ -34,15 +34,16 @@ from lora_edu.training.trainer import Trainer
 def demo(
     model_name: str = DEFAULT_MODEL,
     task_name: str = "kjv",
-    out: Path | None = None,
+    out: Path = Path("runs/demo"),
     limit: int = 40,
     steps: int | None = None,
 ) -> None:
     """Run it all and print it.
 
-    out: where the adapter is kept; a temporary folder without it. limit: test rows that are scored. steps: instead of the recipe's.
+    out: where the adapter is kept. limit: test rows that are scored. steps: instead of the recipe's.
     """
     console, started = Console(), time.monotonic()
+    writable(out)
     task = get_task(task_name)
     model, tokenizer = load_base(model_name)
     console.rule(f"{task.title}: {model_name}, {sum(p.numel() for p in model.parameters()) / 1e6:.0f}M parameters")
@@ -90,15 +91,14 @@ def demo(
         )
 
     console.print("\n[bold]4. Keep it.[/]")
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = save(model, out or scratch)
-        size = sum(file.stat().st_size for file in folder.iterdir())
-        _three_alike(console, model, tokenizer, task, load_base(model_name).model, folder)
-        kept = f"kept in {folder}: lora-edu chat --adapter {folder}" if out else "not kept (--out FOLDER keeps it)"
-        console.print(f"The adapter takes {size / 1e6:.1f} MB in PEFT's format; {kept}.")
+    folder = save(model, out)
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    _three_alike(console, model, tokenizer, task, load_base(model_name).model, folder)
+    console.print(f"The adapter takes {size / 1e6:.1f} MB in PEFT's format, in {folder}.")
     console.print(
         f"\n{time.monotonic() - started:.0f} s in all. The same step by step, and why it works: [bold]make lab[/]."
     )
+    console.print(f"Talk to it: [bold]lora-edu chat {folder}[/]")
 
 
 def _three_alike(console: Console, trained: Any, tokenizer: Any, task: Task, fresh: Any, folder: Path) -> None:

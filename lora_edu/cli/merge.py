@@ -9,15 +9,22 @@ from typing import Annotated
 
 import typer
 
-from lora_edu.cli.common import Model, Scale, opened
+from lora_edu.cli.common import Adapter, Folder, Model, Scale, opened, the_adapter, writable
 from lora_edu.errors import LoRAEduError
 
 
 def merge(
-    adapter: Annotated[Path, typer.Argument(help="Folder of the adapter.")],
     out: Annotated[Path, typer.Option(help="Folder to write the merged model to; it must not exist.")],
+    folder: Folder = None,
+    adapter: Adapter = None,
     model: Model = None,
     scale: Scale = 1.0,
+    untie: Annotated[
+        bool,
+        typer.Option(
+            "--untie", help="Give tied embeddings and head weights of their own first; the model grows by them."
+        ),
+    ] = False,
 ) -> None:
     """Fold an adapter into its base and write a plain model that transformers loads by itself; then reload it and compare.
 
@@ -27,12 +34,16 @@ def merge(
 
     from lora_edu.adapters.injection import unload
     from lora_edu.adapters.merging import merge as fold
-    from lora_edu.data import prompt_ids
-    from lora_edu.models import load_base
+    from lora_edu.adapters.merging import untie as separate
+    from lora_edu.data.examples import prompt_ids
+    from lora_edu.models.base import load_base
 
     if out.exists():
         raise LoRAEduError(f"{out} is there already, and nothing is overwritten: choose another --out")
-    base, tokenizer = opened(model, adapter, scale)
+    writable(out)
+    base, tokenizer = opened(model, the_adapter(folder, adapter, needed=True), scale)
+    if untie:
+        separate(base)
     ids = torch.tensor(
         [prompt_ids([{"role": "user", "content": "Who are you?"}], tokenizer)], device=base.device
     )  # (1, T)

@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import typer
 import yaml
 
-RUN_FILE = "run.yaml"  # what a run was started with; `--resume` reads it, and so may `--config`
 _NOT_SETTINGS = {"config", "resume", "help"}
+# What a flag writes with commas, a file may write as a list or as a mapping.
+LISTS = ("target_modules", "exclude_modules", "layers_to_transform", "modules_to_save")
+PATTERNS = ("rank_pattern", "alpha_pattern")
 
 
 def from_config(context: typer.Context, path: Path | None) -> Path | None:
     """`--config FILE`: every key is the long name of a flag, with _ or - between its words."""
     if path is not None:
-        _default(context, read_settings(path, _known(context)))
+        default(context, read_settings(path, known(context)))
     return path
 
 
-def from_run(context: typer.Context, folder: Path | None) -> Path | None:
-    """`--resume FOLDER`: the settings of the run that was kept there, and the folder as its output."""
-    if folder is not None:
-        if not (folder / RUN_FILE).is_file():
-            raise typer.BadParameter(f"{folder} holds no run: there is no {RUN_FILE} in it.")
-        _default(context, read_settings(folder / RUN_FILE, _known(context)) | {"out": str(folder)})
-    return folder
-
-
-def read_settings(path: Path, known: list[str]) -> dict[str, Any]:
-    """The file's settings. Raises typer.BadParameter (exit code 2) that names the key, and the nearest known one."""
+def read_settings(path: Path, known: Mapping[str, str]) -> dict[str, Any]:
+    """The file's settings; `known` says what each word stands for. Raises typer.BadParameter (exit code 2) that names the key, and
+    the nearest known one."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -46,25 +41,27 @@ def read_settings(path: Path, known: list[str]) -> dict[str, Any]:
         name = str(key).replace("-", "_")
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-            hint = f" Did you mean {near[0]}?" if near else f" Known are {', '.join(known)}."
+            hint = f" Did you mean {near[0]}?" if near else f" Known are {', '.join(sorted(set(known.values())))}."
             raise typer.BadParameter(f"{path} has the unknown key {key!r}.{hint}")
-        if isinstance(value, dict) or (isinstance(value, list) and name != "target_modules"):
+        name = known[name]
+        if isinstance(value, list) and name in LISTS:
+            value = ",".join(map(str, value))
+        elif isinstance(value, dict) and name in PATTERNS:
+            value = ",".join(f"{pattern}={number}" for pattern, number in value.items())
+        elif isinstance(value, dict | list):
             raise typer.BadParameter(f"{path}: {key} must be a single value, not {value!r}.")
         if value is not None:
-            settings[name] = ",".join(map(str, value)) if isinstance(value, list) else value
+            settings[name] = value
     return settings
 
 
-def write_run(folder: Path, settings: dict[str, Any]) -> None:
-    """Keep what a run was started with, as a file that `--config` reads."""
-    plain = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / RUN_FILE).write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8")
+def known(context: typer.Context) -> dict[str, str]:
+    """The words of a command's settings, and the setting that each stands for: `lr` is learning_rate, as `--lr` is."""
+    options = [option for option in context.command.params if option.name not in _NOT_SETTINGS]
+    short = {flag.lstrip("-").replace("-", "_"): str(option.name) for option in options for flag in option.opts}
+    return short | {str(option.name): str(option.name) for option in options}
 
 
-def _known(context: typer.Context) -> list[str]:
-    return sorted(str(option.name) for option in context.command.params if option.name not in _NOT_SETTINGS)
-
-
-def _default(context: typer.Context, settings: dict[str, Any]) -> None:
+def default(context: typer.Context, settings: dict[str, Any]) -> None:
+    """Take these where no flag says otherwise."""
     context.default_map = {**(context.default_map or {}), **settings}

@@ -11,42 +11,46 @@ from typing import Annotated
 
 import typer
 
+from lora_edu.cli.common import counted
 from lora_edu.errors import LoRAEduError
 
 
 def lab(
     browser: Annotated[bool, typer.Option(help="Open a browser; without one, the address is printed.")] = True,
     port: Annotated[int | None, typer.Option(help="Port of the server (8888 or the next free one).")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Your own copies; my_notebooks in the clone without it.")] = None,
 ) -> None:
-    """Open the course in JupyterLab, on its first page.
+    """Open the course in JupyterLab: your own copies of its pages, which are made the first time and never written over.
 
     Example: `lora-edu lab --no-browser --port 8890`
     """
-    command = lab_command(browser, port)
+    command = lab_command(browser, port, folder)
     if os.name == "posix":
         os.execv(command[0], command)  # Jupyter's own Ctrl-C question reaches the terminal
     raise typer.Exit(subprocess.call(command))
 
 
-def lab_command(browser: bool, port: int | None) -> list[str]:
-    """Prepare JupyterLab's settings and build its command line."""
+def lab_command(browser: bool, port: int | None, folder: Path | None = None) -> list[str]:
+    """Make the learner's copies, prepare JupyterLab's settings and build its command line."""
     from lora_edu.cli.doctor import course_folder
     from lora_edu.course.notebooks.files import install_overrides
+    from lora_edu.course.notebooks.learner import LEARNERS_FOLDER, copy_course
 
-    folder = course_folder()
-    if folder is None:
+    course = course_folder()
+    if course is None:
         raise LoRAEduError(
             "The notebooks are not here: clone the course's repository and run `pip install -e .` in it."
         )
+    own = (folder or course.parent / LEARNERS_FOLDER).absolute()
+    made, outdated = copy_course(course, own)
+    typer.echo(f"Your copies are in {own}" + (f" ({counted(len(made), 'page')} new)." if made else "."))
+    if outdated:
+        typer.echo(
+            f"Changed in the course since you took yours: {', '.join(outdated)}. `make fresh CH=03` takes one anew and keeps yours."
+        )
     install_overrides()
-    page = "/lab/tree/notebooks/00_start_here.ipynb"  # an address, so that it is also in the one that is printed
-    command = [
-        sys.executable,
-        "-m",
-        "jupyterlab",
-        f"--ServerApp.root_dir={folder.parent}",
-        f"--LabApp.default_url={page}",
-    ]
+    page = "/lab/tree/00_start_here.ipynb"  # an address, so that it is also in the one that is printed
+    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={own}", f"--LabApp.default_url={page}"]
     if not browser:
         command.append("--no-browser")
     if port is not None:
@@ -101,7 +105,9 @@ def demo(
     model: Annotated[
         str, typer.Option(help="The model; a folder or a name on the model hub will do.")
     ] = "smollm2-135m",
-    out: Annotated[Path | None, typer.Option(help="Keep the adapter in this folder.")] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder of the adapter; one that an earlier demo left there is replaced.")
+    ] = Path("runs/demo"),
     limit: Annotated[int, typer.Option(min=1, help="Test rows that are scored, before and after.")] = 40,
     steps: Annotated[int | None, typer.Option(min=1, help="Train for so many steps instead of the recipe's.")] = None,
 ) -> None:

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from lora_edu.cli.common import chosen_task, opened
-from lora_edu.cli.settings import from_config, from_run, write_run
+from lora_edu.adapters.config import LoRAConfig
+from lora_edu.cli.common import chosen_task, counted, opened, writable
+from lora_edu.cli.options import flags, read, with_flags
+from lora_edu.cli.run_folder import HELD_OUT, from_run, keep_rows, write_run
+from lora_edu.cli.settings import from_config
 from lora_edu.errors import DataError, LoRAEduError
+from lora_edu.training.config import TrainConfig
 
 _ADAPTER, _RUN, _DATA = "The adapter", "The run", "The data"
+FEW_STEPS = 20  # fewer teach a fresh adapter next to nothing at the usual rates
+ENOUGH_STEPS = 60  # what the rows of your own are repeated for, where neither steps nor epochs are given
+MOST_EPOCHS = 20
+
+# What `save` and `--out` decide, or the model itself.
+NO_FLAG = {LoRAConfig: ("fan_in_fan_out", "base_model_name_or_path"), TrainConfig: ("output_dir",)}
 
 
+@with_flags(*flags(LoRAConfig, _ADAPTER, NO_FLAG[LoRAConfig]), *flags(TrainConfig, _RUN, NO_FLAG[TrainConfig]))
 def train(
     task: Annotated[
         str | None,
@@ -40,62 +52,21 @@ def train(
         int | None,
         typer.Option(
             min=0,
-            help="Rows held out to measure the loss on after each epoch; a tenth of them, 50 at most, without it.",
+            help="Rows held out to measure the loss on; a tenth of them, 50 at most, without it.",
             rich_help_panel=_DATA,
         ),
     ] = None,
     max_length: Annotated[
         int, typer.Option(min=2, help="Longest row in tokens; a longer one is an error.", rich_help_panel=_DATA)
     ] = 512,
+    packing: Annotated[
+        bool,
+        typer.Option("--packing", help="Rows of a batch one after the other, without padding.", rich_help_panel=_DATA),
+    ] = False,
     model: Annotated[
         str,
         typer.Option(help="The course's own model, a folder, or a name on the model hub.", rich_help_panel=_ADAPTER),
     ] = "smollm2-135m",
-    r: Annotated[int | None, typer.Option("--r", "-r", help="Rank.", rich_help_panel=_ADAPTER)] = None,
-    lora_alpha: Annotated[
-        float | None,
-        typer.Option("--lora-alpha", "--alpha", help="α; the update is scaled by α/r.", rich_help_panel=_ADAPTER),
-    ] = None,
-    lora_dropout: Annotated[
-        float | None, typer.Option(help="Dropout on the adapter's input.", rich_help_panel=_ADAPTER)
-    ] = None,
-    target_modules: Annotated[
-        str | None,
-        typer.Option(
-            "--target-modules",
-            "--targets",
-            help="all-linear, or names with commas: q_proj,v_proj.",
-            rich_help_panel=_ADAPTER,
-        ),
-    ] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option("--learning-rate", "--lr", help="Peak of the schedule.", rich_help_panel=_RUN)
-    ] = None,
-    max_steps: Annotated[
-        int | None, typer.Option("--max-steps", "--steps", help="Optimiser steps.", rich_help_panel=_RUN)
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Or passes over the rows.", rich_help_panel=_RUN)] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Rows a step.", rich_help_panel=_RUN)] = None,
-    gradient_accumulation_steps: Annotated[
-        int | None, typer.Option(help="Batches a step.", rich_help_panel=_RUN)
-    ] = None,
-    gradient_checkpointing: Annotated[
-        bool | None,
-        typer.Option(
-            help="Recompute activations instead of keeping them: less memory, more time.", rich_help_panel=_RUN
-        ),
-    ] = None,
-    warmup_ratio: Annotated[
-        float | None, typer.Option(help="Share of the run in which the rate rises.", rich_help_panel=_RUN)
-    ] = None,
-    scheduler: Annotated[str | None, typer.Option(help="cosine, linear or constant.", rich_help_panel=_RUN)] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="auto (what was faster here), fp32 or bf16.", rich_help_panel=_RUN)
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of order, dropout and A.", rich_help_panel=_RUN)] = None,
-    save_every: Annotated[
-        int | None, typer.Option(help="Steps between checkpoints; Ctrl-C always saves one.", rich_help_panel=_RUN)
-    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the result; runs/NAME without it.")] = None,
     config: Annotated[
         Path | None,
@@ -105,6 +76,7 @@ def train(
         Path | None,
         typer.Option(help="Go on with the interrupted run in this folder.", callback=from_run, is_eager=True),
     ] = None,
+    **given: Any,
 ) -> None:
     """Train an adapter and keep it in PEFT's format. What is not given comes from the task's recipe.
 
@@ -122,31 +94,27 @@ def train(
 
     `torchrun --nproc-per-node 4 -m lora_edu train --task kjv` (four GPUs share each batch)
     """
-    given = {key: value for key, value in locals().items() if value is not None and key not in ("config", "resume")}
     if (task is None) == (data is None):
         raise typer.BadParameter("give --task NAME or --data FILE, one of the two.")
-    if data is not None:
-        given["data"] = data.absolute()  # so that the run can be resumed from another folder
     out = out or Path("runs") / (task.split(":")[0] if task else data.stem if data else "")
-    _run(given | {"out": out}, resume is not None)
+    given |= {"task": task, "data": data and data.absolute()}  # absolute: a run may be resumed from another folder
+    given |= {"system": system, "valid_rows": valid_rows, "max_length": max_length, "packing": packing, "model": model}
+    _run({key: value for key, value in given.items() if value is not None}, out, resume is not None)
 
 
-def _run(given: dict[str, Any], resume: bool) -> None:
+def _run(given: dict[str, Any], out: Path, resume: bool) -> None:
     import torch
 
     from lora_edu.adapters.injection import audit, inject
-    from lora_edu.adapters.save_load import CONFIG, save
-    from lora_edu.data.examples import collate, encode_rows
-    from lora_edu.training.checkpoints import checkpoints
+    from lora_edu.adapters.save_load import save
+    from lora_edu.data.examples import collate, encode_rows, pack
     from lora_edu.training.losses import causal_lm_loss
     from lora_edu.training.processes import new_accelerator
     from lora_edu.training.trainer import Trainer
 
-    out: Path = given["out"]
-    if not resume and ((out / CONFIG).exists() or checkpoints(out / "checkpoints")):
-        raise LoRAEduError(
-            f"{out} holds a run already: choose another --out, or go on with it: lora-edu train --resume {out}"
-        )
+    if not resume:
+        _refuse_a_run_that_is_there(out)
+    writable(out)
     first = new_accelerator().is_main_process  # of several processes one speaks and writes
 
     def say(text: str) -> None:
@@ -154,27 +122,88 @@ def _run(given: dict[str, Any], resume: bool) -> None:
             typer.echo(text)
 
     task = chosen_task(given["task"]) if "task" in given else None
-    lora, plan = _settings(task, given)
     train_rows, valid_rows = _rows(task, given)
+    lora, plan = _settings(task, given, out, len(train_rows))
 
     model, tokenizer = opened(given["model"], None)
     examples = encode_rows(train_rows, tokenizer, given["max_length"])
     held_out = encode_rows(valid_rows, tokenizer, given["max_length"])
     torch.manual_seed(plan.seed)  # A is drawn here, before the trainer seeds its own run
     inject(model, lora)
-    say(f"{audit(model)}\n{len(examples)} rows to train on, {len(held_out)} held out.")
+    say(f"{audit(model)}\n{counted(len(examples), 'row')} to train on, {len(held_out)} held out.")
     if first:
-        write_run(out, {key: value for key, value in given.items() if key != "out"})
-    pad = partial(collate, pad_token_id=tokenizer.pad_token_id)
-    trainer = Trainer(model, examples, causal_lm_loss, plan, collate=pad, eval_examples=held_out or None)
+        write_run(out, given)
+        keep_rows(out, train_rows, valid_rows)
+    together = pack if given["packing"] else partial(collate, pad_token_id=tokenizer.pad_token_id)
+    trainer = Trainer(model, examples, causal_lm_loss, plan, collate=together, eval_examples=held_out or None)
     trainer.resume_hint = f"lora-edu train --resume {out}"
+    say(_what_runs(lora, trainer))
+    steps: list[int] = []
+    trainer.callbacks.append(_counting(steps))
     history = trainer.resume() if resume else trainer.train()
     save(model, out)
+    if not steps:
+        say(
+            f"The run in {out} had ended already, after {counted(len(history.steps), 'step')}: nothing was trained now."
+        )
+        say(f"For a longer one begin anew, with another --out.\n{_next(out, task, valid_rows)}")
+        return
     for step, loss in history.eval_losses[-1:]:
         say(f"Loss on the held-out rows after step {step}: {loss:.3f} nats per answer token.")
-    measure = f"lora-edu eval --task {given['task']}" if task else f"lora-edu eval --data {given['data']}"
-    say(f"{len(history.steps)} steps in {trainer.seconds:.0f} s. The adapter is in {out}.")
-    say(f"Next: {measure} --adapter {out}    lora-edu chat --adapter {out}")
+    say(f"{counted(len(history.steps), 'step')} in {trainer.seconds:.0f} s. The adapter is in {out}.")
+    say(_next(out, task, valid_rows))
+
+
+def _counting(steps: list[int]) -> Any:
+    """A callback that notes the steps of this call; a resumed run's history holds those of earlier calls too."""
+    from lora_edu.training.callbacks import Callback
+
+    class Counting(Callback):
+        def on_step_end(self, trainer: Any, record: dict[str, Any]) -> None:
+            steps.append(record["step"])
+
+    return Counting()
+
+
+def _refuse_a_run_that_is_there(out: Path) -> None:
+    from lora_edu.adapters.save_load import CONFIG
+    from lora_edu.training.checkpoints import checkpoints
+
+    if (out / CONFIG).exists():
+        raise LoRAEduError(
+            f"{out} holds a run that has ended: choose another --out, or talk to it: lora-edu chat {out}"
+        )
+    if checkpoints(out / "checkpoints"):
+        raise LoRAEduError(
+            f"{out} holds an interrupted run: go on with it (lora-edu train --resume {out}), or choose another --out"
+        )
+
+
+def _what_runs(lora: LoRAConfig, trainer: Any) -> str:
+    """Everything that decides the run, whether it was given or taken by default, and what will come of so few steps."""
+    plan, steps = trainer.config, trainer.total_steps
+    targets = lora.target_modules if isinstance(lora.target_modules, str) else ",".join(lora.target_modules)
+    scale = "α/√r" if lora.use_rslora else "α/r"
+    lines = [
+        f"Adapter: r {lora.r}, α {lora.lora_alpha:g} (scale {scale}), dropout {lora.lora_dropout:g}, on {targets}",
+        f"Run: {counted(steps, 'step')} of {counted(plan.batch_size * plan.gradient_accumulation_steps, 'row')}, learning rate "
+        f"{plan.learning_rate:g} ({plan.scheduler}), weight decay {plan.weight_decay:g}, {trainer.precision}, seed {plan.seed}",
+    ]
+    if steps < FEW_STEPS:
+        lines.append(
+            f"So few steps teach little: look at the loss on the held-out rows, and try --steps {ENOUGH_STEPS}."
+        )
+    return "\n".join(lines)
+
+
+def _next(out: Path, task: Any, valid_rows: list[Any]) -> str:
+    """What is honest to do next: measure on rows that it was not trained on, and talk to it."""
+    measure = f"lora-edu eval {out} --against-base"
+    if task:
+        return f"Next: {measure} (the task's test rows)    lora-edu chat {out}"
+    if valid_rows:
+        return f"Next: {measure} (the {counted(len(valid_rows), 'row')} held out, in {out / HELD_OUT})    lora-edu chat {out}"
+    return f"Next: lora-edu chat {out}    (No row was held out, so nothing can be measured here: keep some for `lora-edu eval --data`.)"
 
 
 def _rows(task: Any, given: dict[str, Any]) -> tuple[list[Any], list[Any]]:
@@ -183,7 +212,7 @@ def _rows(task: Any, given: dict[str, Any]) -> tuple[list[Any], list[Any]]:
     from lora_edu.data.splits import split
 
     rows = task.splits().train if task else read_rows(given["data"], system=given["system"])
-    held_out = given.get("valid_rows", min(50, len(rows) // 10))
+    held_out = given.get("valid_rows", min(50, max(len(rows) // 10, 1 if len(rows) > 4 else 0)))
     if task:
         return rows, task.splits().valid[:held_out]
     if held_out == 0:
@@ -194,25 +223,19 @@ def _rows(task: Any, given: dict[str, Any]) -> tuple[list[Any], list[Any]]:
     return parts.train, parts.valid
 
 
-def _settings(task: Any, given: dict[str, Any]) -> tuple[Any, Any]:
+def _settings(task: Any, given: dict[str, Any], out: Path, n_rows: int) -> tuple[LoRAConfig, TrainConfig]:
     """The task's recipe (or the defaults, for your own rows) with what was given in its place."""
-    from lora_edu.adapters.config import LoRAConfig
     from lora_edu.tasks.base import Recipe
-    from lora_edu.training.config import TrainConfig
 
     recipe = task.recipe if task else Recipe(LoRAConfig(), TrainConfig())
-    chosen = given | {"output_dir": str(given["out"] / "checkpoints")}
-    if "target_modules" in given:
-        chosen["target_modules"] = _modules(given["target_modules"])
+    lora, plan = read(LoRAConfig, given), read(TrainConfig, given) | {"output_dir": str(out / "checkpoints")}
     if "epochs" in given:
-        chosen.setdefault("max_steps", None)  # the recipe's number of steps would win over the epochs asked for
-    lora, plan = (
-        replace(config, **{f.name: chosen[f.name] for f in fields(config) if f.name in chosen}) for config in recipe
-    )
-    return lora, plan
-
-
-def _modules(text: str) -> str | tuple[str, ...]:
-    """ "q_proj,v_proj" is a list of names; one word may be all-linear, a name or a regular expression."""
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    return text if text == "all-linear" or (len(names) == 1 and not names[0].isidentifier()) else names
+        plan.setdefault("max_steps", None)  # the recipe's number of steps would win over the epochs asked for
+    for instead, of in (("warmup_steps", "warmup_ratio"), ("warmup_ratio", "warmup_steps")):
+        if instead in given:
+            plan.setdefault(of, 0)
+    settings = replace(recipe.train, **plan)
+    if task is None and not {"epochs", "max_steps"} & set(given):
+        each = math.ceil(n_rows / (settings.batch_size * settings.gradient_accumulation_steps))
+        settings = replace(settings, epochs=min(MOST_EPOCHS, math.ceil(ENOUGH_STEPS / each)))
+    return replace(recipe.lora, **lora), settings

@@ -9,9 +9,9 @@ import pytest
 from helpers import ROOT
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from lora_edu.course.notebooks import guard
+from lora_edu.course.notebooks import fresh, guard
 from lora_edu.course.notebooks.__main__ import main
-from lora_edu.course.notebooks.files import WIDGET_VIEW, chapters, clean, execute, fresh, install_overrides
+from lora_edu.course.notebooks.files import WIDGET_VIEW, chapters, clean, execute, install_overrides
 from lora_edu.course.notebooks.guard import MAX_BYTES, MAX_LINES, PARTS
 from lora_edu.errors import NotebookError
 
@@ -243,17 +243,19 @@ def test_text_that_stands_in_for_a_form_is_enough():
 
 
 @pytest.mark.slow
-def test_fresh_copies_once_and_never_over_work(executed, tmp_path):
+def test_fresh_copies_and_keeps_an_older_copy(executed, tmp_path):
     path = executed[0]
-    copied = fresh("99", folder=path.parent, target=tmp_path / "mine")
+    copied, kept = fresh("99", folder=path.parent, target=tmp_path / "mine")
+    assert kept is None
     notebook = nbformat.read(copied, as_version=4)
     assert [c.source for c in notebook.cells] == [c.source for c in nbformat.read(path, as_version=4).cells]
     assert all(c.outputs == [] and c.execution_count is None for c in notebook.cells)
     assert notebook.cells[0].metadata.tags == ["class90"]
-    copied.write_text("my work", "utf-8")
-    with pytest.raises(NotebookError, match="there already and may hold your work"):
-        fresh("99", folder=path.parent, target=tmp_path / "mine")
-    assert copied.read_text("utf-8") == "my work"
+    for work in ("my work", "more of it"):
+        copied.write_text(work, "utf-8")
+        again, kept = fresh("99", folder=path.parent, target=tmp_path / "mine")
+        assert again == copied and kept.read_text("utf-8") == work and kept.parent == copied.parent
+    assert len(list(copied.parent.iterdir())) == 3
 
 
 def test_an_unknown_chapter_is_named_with_those_there_are(executed, tmp_path):

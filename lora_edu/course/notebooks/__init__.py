@@ -3,7 +3,8 @@
 `python -m lora_edu.course.notebooks execute | fresh | guard | overrides` is what `make notebooks` and `make fresh` call.
 """
 
-from lora_edu.course.notebooks.files import chapters, clean, execute, fresh, install_overrides
+from lora_edu.course.notebooks.files import chapters, clean, execute, install_overrides
 from lora_edu.course.notebooks.guard import guard
+from lora_edu.course.notebooks.learner import Copies, copy_course, fresh
 
-__all__ = ["chapters", "clean", "execute", "fresh", "guard", "install_overrides"]
+__all__ = ["Copies", "chapters", "clean", "copy_course", "execute", "fresh", "guard", "install_overrides"]

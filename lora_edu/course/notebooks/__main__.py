@@ -4,8 +4,9 @@ import argparse
 import sys
 import time
 
-from lora_edu.course.notebooks.files import chapters, execute, fresh, install_overrides
+from lora_edu.course.notebooks.files import chapters, execute, install_overrides
 from lora_edu.course.notebooks.guard import guard
+from lora_edu.course.notebooks.learner import fresh
 from lora_edu.errors import LoRAEduError
 
 
@@ -16,7 +17,9 @@ def main(arguments: list[str] | None = None) -> int:
     run = commands.add_parser("execute", help="run and clean chapters in place (all, or those named: 03 05)")
     run.add_argument("chapter", nargs="*", help="a chapter's number; none means all, solutions too")
     run.add_argument("--timeout", type=int, default=600, metavar="S", help="seconds a cell may take (default 600)")
-    copy = commands.add_parser("fresh", help="copy a chapter, outputs cleared, into my_notebooks/")
+    copy = commands.add_parser(
+        "fresh", help="copy a chapter, outputs cleared, into my_notebooks/; an older copy is kept under another name"
+    )
     copy.add_argument("chapter", help="the chapter's number, as in 03")
     rules = commands.add_parser("guard", help="name every rule that a committed notebook breaks")
     rules.add_argument("chapter", nargs="*", help="a chapter's number; none means all, solutions too")
@@ -37,7 +40,8 @@ def _do(chosen: argparse.Namespace) -> int:
                 execute(path, chosen.timeout)
                 print(f"{path}: {time.monotonic() - start:.0f} s", flush=True)
         case "fresh":
-            print(f"Yours to change: {fresh(chosen.chapter)}")
+            copy, kept = fresh(chosen.chapter)
+            print(f"Yours to change: {copy}" + (f"\nYour older copy is now {kept}" if kept else ""))
         case "guard":
             faults = [fault for path in chapters(chosen.chapter) for fault in guard(path)]
             print("\n".join(faults) or "every notebook keeps the rules")

@@ -1,4 +1,4 @@
-"""Execute a notebook, clean it for the repository, hand a learner a fresh copy, tell JupyterLab to keep widgets."""
+"""Execute a notebook, clean it for the repository, tell JupyterLab to keep widgets."""
 
 import json
 import os
@@ -11,7 +11,6 @@ from nbformat import NotebookNode
 from lora_edu.errors import NotebookError
 
 FOLDER = Path("notebooks")
-LEARNERS_FOLDER = Path("my_notebooks")
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 STAND_INS = {
     "image/png",
@@ -53,7 +52,7 @@ def execute(path: Path, timeout: int = 600) -> NotebookNode:
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError
 
-    notebook = _read(path)
+    notebook = read(path)
     client = NotebookClient(
         notebook,
         timeout=timeout,
@@ -69,7 +68,7 @@ def execute(path: Path, timeout: int = 600) -> NotebookNode:
     except CellExecutionError as error:
         raise NotebookError(f"{path}: a cell failed; nothing was written.\n{error}") from error
     clean(notebook)
-    _write(notebook, path)
+    write(notebook, path)
     return notebook
 
 
@@ -92,35 +91,6 @@ def clean(notebook: NotebookNode) -> None:
             data = output.get("data", {})
             if WIDGET_VIEW in data and STAND_INS & data.keys():
                 del data[WIDGET_VIEW]
-
-
-def fresh(chapter: str, folder: Path = FOLDER, target: Path = LEARNERS_FOLDER) -> Path:
-    """Copy the chapter that starts with `chapter` ("03"), outputs cleared, into the learner's own folder.
-
-    Returns:
-        The copy's path.
-
-    Raises:
-        NotebookError: no such chapter, or a copy is there already; nothing is ever overwritten.
-    """
-    sources = [path for path in chapters([chapter], folder) if path.parent == folder]
-    if len(sources) != 1:
-        raise NotebookError(f"{chapter!r} does not name one chapter in {folder}: give its number, as in CH=03")
-    copy = target / sources[0].name
-    notebook = _read(sources[0])
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-    clean(notebook)
-    target.mkdir(parents=True, exist_ok=True)
-    try:
-        with copy.open("x", encoding="utf-8") as file:  # "x": never over a learner's work
-            file.write(nbformat.writes(notebook) + "\n")
-    except FileExistsError:
-        raise NotebookError(
-            f"{copy} is there already and may hold your work: rename or move it, then ask again"
-        ) from None
-    return copy
 
 
 def install_overrides(prefix: Path | None = None) -> Path:
@@ -147,14 +117,15 @@ def install_overrides(prefix: Path | None = None) -> Path:
     return path
 
 
-def _read(path: Path) -> NotebookNode:
+def read(path: Path) -> NotebookNode:
+    """The notebook at `path`. Raises NotebookError where there is none."""
     try:
         return nbformat.read(path, as_version=4)
     except (OSError, ValueError) as error:
         raise NotebookError(f"cannot read {path} as a notebook: {error}") from error
 
 
-def _write(notebook: NotebookNode, path: Path) -> None:
+def write(notebook: NotebookNode, path: Path) -> None:
     """Whole or not at all: an interrupted write leaves the old file."""
     half = path.with_suffix(".ipynb.part")
     half.write_text(nbformat.writes(notebook) + "\n", "utf-8")

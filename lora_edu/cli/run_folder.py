@@ -1,0 +1,68 @@
+"""What `lora-edu train` leaves beside an adapter: its settings, the rows it was not trained on, and which ones it was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import typer
+import yaml
+
+from lora_edu.cli.settings import default, known, read_settings
+
+RUN_FILE = "run.yaml"  # what a run was started with; `--resume` reads it, and so may `--config`
+HELD_OUT = "held_out.jsonl"  # rows of one's own that were kept from training
+TRAINED_ON = "trained_on.txt"  # a hash of each input that was trained on, so that nobody measures on them unawares
+
+
+def from_run(context: typer.Context, folder: Path | None) -> Path | None:
+    """`--resume FOLDER`: the settings of the run that was kept there, and the folder as its output."""
+    if folder is not None:
+        if not (folder / RUN_FILE).is_file():
+            raise typer.BadParameter(f"{folder} holds no run: there is no {RUN_FILE} in it.")
+        default(context, read_settings(folder / RUN_FILE, known(context)) | {"out": str(folder)})
+    return folder
+
+
+def write_run(folder: Path, settings: dict[str, Any]) -> None:
+    """Keep what a run was started with, as a file that `--config` reads."""
+    plain = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RUN_FILE).write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def run_of(adapter: Path | None) -> dict[str, Any]:
+    """The settings of the run that made an adapter; {} where no run is kept beside it."""
+    path = adapter / RUN_FILE if adapter else None
+    if path is None or not path.is_file():
+        return {}
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def keep_rows(folder: Path, train_rows: Sequence[Any], held_out: Sequence[Any]) -> None:
+    """Write the rows that were held out, and a hash of every input that was not."""
+    lines = [json.dumps({"messages": list(row.messages)}, ensure_ascii=False) for row in held_out]
+    (folder / HELD_OUT).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    (folder / TRAINED_ON).write_text("\n".join(sorted(set(_hashes(train_rows)))) + "\n", encoding="utf-8")
+
+
+def trained_on(adapter: Path | None, rows: Sequence[Any]) -> int:
+    """How many of the rows have an input that the adapter was trained on; 0 where nobody knows."""
+    path = adapter / TRAINED_ON if adapter else None
+    if path is None or not path.is_file():
+        return 0
+    seen = set(path.read_text(encoding="utf-8").split())
+    return sum(key in seen for key in _hashes(rows))
+
+
+def _hashes(rows: Iterable[Any]) -> list[str]:
+    from lora_edu.data.splits import input_key
+
+    return [sha256(input_key(row).encode("utf-8", "replace")).hexdigest()[:16] for row in rows]
