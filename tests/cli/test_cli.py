@@ -107,7 +107,7 @@ def test_eval_asks_as_the_run_did(model, tmp_path):
     as_trained, spoken, without = (loss(*more) for more in ([], ["--system", "ping"], ["--system", ""]))
     assert as_trained == spoken != without
     long = tmp_path / "long.jsonl"
-    long.write_text(json.dumps({"instruction": "ping", "output": "pong " * 270}))
+    long.write_text(json.dumps({"instruction": "ping", "output": "pong" * 130}))
     assert run("eval", tmp_path / "out", "--data", long).exit_code == 0
     refused = run("eval", tmp_path / "out", "--data", long, "--max-length", 512)
     assert refused.exit_code == 1 and "512" in said(refused)
