@@ -77,8 +77,27 @@ def shown(value: object, limit: int = 200) -> str:
 
     It does not fail where `repr` does: on an integer of 5,000 digits, on a list inside itself, on a class whose `__repr__` raises.
     """
-    quoted = _Repr(limit).repr(value)  # a text's own line breaks are escaped by now; a tensor's are not
+    quoted = without_addresses(
+        _Repr(limit).repr(value)
+    )  # a text's own line breaks are escaped by now; a tensor's are not
     return cut(re.sub(r"\s*\n\s*", " ", quoted), limit)
+
+
+def told(error: BaseException, limit: int = 200) -> str:
+    """An error of somebody else's code as a message quotes it: its class and what it says, cut like any quoted value."""
+    try:
+        said = str(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        said = ""
+    name = type(error).__name__
+    return f"{name}: {cut(without_addresses(said[: 100 * limit]), limit)}" if said else name
+
+
+def without_addresses(text: str) -> str:
+    """An object's address says nothing to a reader, and differs in every run."""
+    return re.sub(r" at 0x[0-9A-Fa-f]+", "", text)
 
 
 class _Repr(reprlib.Repr):
@@ -96,3 +115,11 @@ class _Repr(reprlib.Repr):
     def repr_int(self, number: int, level: int) -> str:
         digits = int(number.bit_length() * 0.30103) + 1  # Python refuses to write out more than 4,300
         return repr(number) if digits <= self.limit else f"an integer of about {digits:,} digits"
+
+    def repr_instance(self, value: object, level: int) -> str:
+        try:
+            return cut(without_addresses(repr(value)), self.limit)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # a value's own code may do anything, `sys.exit()` too
+            return f"<{type(value).__name__} that cannot be shown>"

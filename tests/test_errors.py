@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lora_edu.errors import cut, shown
+from lora_edu.errors import cut, shown, told
 
 
 class Broken:
@@ -52,3 +52,23 @@ def test_what_was_cut_says_how_much_and_keeps_both_ends():
     assert len(kept[0]) + len(kept[2]) + int(kept[1].strip("()").split()[0].replace(",", "")) == 1010
     assert " … (9,999,8" in shown("x" * 10_000_000) and " … (9,999,9" in shown("x" * 10_000_000, 60)
     assert "20,001 digits" in shown(10**20_000)
+
+
+class Leaves:
+    def __repr__(self):
+        raise SystemExit
+
+
+class Interrupted:
+    def __repr__(self):
+        raise KeyboardInterrupt
+
+
+def test_no_address_and_no_error_of_the_values_own():
+    assert shown(object()) == "<object object>" and shown([object()]) == "[<object object>]"
+    assert (
+        "Leaves" in shown(Leaves()) and told(ValueError("bad")) == "ValueError: bad" and told(KeyError()) == "KeyError"
+    )
+    assert len(told(ValueError("x" * 10**7))) < 250
+    with pytest.raises(KeyboardInterrupt):
+        shown(Interrupted())

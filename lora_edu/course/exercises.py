@@ -4,13 +4,13 @@ A chapter's exercises live in `checks/chNN.py`: a function per exercise under `@
 wrote, tries it on random inputs, and raises `Wrong(bug, detail)`; returning without a complaint means solved.
 """
 
-import dis
 import importlib
 import inspect
-import math
+import os
 import pkgutil
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,23 +19,42 @@ from torch import nn
 
 from lora_edu.course import store
 from lora_edu.course.card import SIGNS, Card, inline, sentence
-from lora_edu.errors import LoRAEduError
+from lora_edu.course.open_parts import (
+    MOST_NAMED,
+    NotAttempted,
+    Wrong,
+    gaps,
+    is_blank,
+    is_stub,
+    lacks_forward,
+    open_in,
+    parts_of,
+)
+from lora_edu.course.values import (
+    apart,
+    as_list,
+    as_number,
+    as_numbers,
+    as_parts,
+    as_tensor,
+    as_truth,
+    as_whole,
+    close,
+    kind,
+    named,
+    same,
+)
+from lora_edu.errors import LoRAEduError, cut, shown, told, without_addresses
+
+__all__ = [  # what a checker needs, from one place
+    "Exercise", "ExerciseError", "NotAttempted", "Result", "Wrong", "apart", "as_list", "as_number", "as_numbers", "as_parts", "as_tensor",
+    "as_truth", "as_whole", "attempt", "check", "close", "exercise", "exercises", "find", "gaps", "generator", "hint", "is_blank", "is_stub",
+    "kind", "lacks_forward", "named", "register", "same", "shown", "told",
+]  # fmt: skip
 
 
 class ExerciseError(LoRAEduError, ValueError):
     """An exercise or quiz that does not exist, or one that is described twice."""
-
-
-class Wrong(Exception):
-    """What is wrong with an answer: `bug`, its short name, and `detail`, a sentence with what was measured."""
-
-    def __init__(self, bug: str, detail: str) -> None:
-        super().__init__(bug, detail)
-        self.bug, self.detail = bug, detail
-
-
-class NotAttempted(Exception):
-    """The answer is still the stub."""
 
 
 @dataclass(frozen=True)
@@ -93,39 +112,6 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0 if store.is_off() else secrets.randbits(31))
 
 
-def is_stub(function: Any) -> bool:
-    """True for a body of `...`, `pass` or a docstring alone."""
-    code = getattr(inspect.unwrap(function), "__code__", None)
-    if code is None:
-        return False
-    idle = ("RESUME", "LOAD_CONST", "RETURN", "NOP", "POP_TOP", "CACHE", "COPY_FREE_VARS")
-    steps = list(dis.get_instructions(code))
-    constants = [step.argval for step in steps if step.opname in ("LOAD_CONST", "RETURN_CONST")]
-    return all(step.opname.startswith(idle) for step in steps) and all(c is None or c is ... for c in constants)
-
-
-def lacks_forward(layer_class: type[nn.Module]) -> bool:
-    return layer_class.forward is nn.Module.forward or is_stub(layer_class.forward)
-
-
-def is_blank(value: Any) -> bool:
-    """True where an answer, or any part of it, was left open: None, `...`, a stub; a class where `__init__` does nothing either."""
-    if value is None or value is ... or value is NotImplemented:
-        return True
-    if isinstance(value, dict):
-        return any(map(is_blank, value.values()))
-    if isinstance(value, list | tuple | set):
-        return any(map(is_blank, value))
-    if inspect.isclass(value) and issubclass(value, nn.Module):
-        written = getattr(value.__init__, "__code__", None)
-        idle = value.__init__ is nn.Module.__init__ or (written and set(written.co_names) <= {"super", "__init__"})
-        return bool(idle) and lacks_forward(value)
-    return inspect.isfunction(value) and is_stub(value)
-
-
-MOST_SHOWN = 200  # characters of one argument in a message
-
-
 def shapes(values: tuple[Any, ...]) -> str:
     def short(value: Any) -> str:
         if isinstance(value, torch.Tensor):
@@ -134,40 +120,64 @@ def shapes(values: tuple[Any, ...]) -> str:
             return type(value).__name__
         if inspect.isroutine(value):
             return value.__name__
-        text = repr(value)
-        return text if len(text) <= MOST_SHOWN else f"a {type(value).__name__}"
+        text = shown(value, 500)
+        return text if len(text) <= 200 else f"a {type(value).__name__}"
 
     return ", ".join(map(short, values))
 
 
-def attempt(function: Any, *values: Any) -> Any:
-    """Call a learner's function on copies of `values`; what goes wrong becomes a sentence.
+class _Ended(BaseException):
+    """Raised in place of ending the kernel."""
 
-    Raises: NotAttempted for a stub's answer; Wrong when it raises, returns nothing, or changes its inputs in place.
+
+@contextmanager
+def _nobody_leaves() -> Iterator[None]:
+    """Inside, `os._exit` and `os.abort` raise: a kernel that is gone says nothing about an answer."""
+
+    def stay(*_: Any) -> None:
+        raise _Ended
+
+    kept = os._exit, os.abort
+    os._exit = os.abort = stay  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        os._exit, os.abort = kept
+
+
+def attempt(function: Any, *values: Any) -> Any:
+    """Call a learner's function on copies of `values`; what goes wrong becomes a sentence. Only Ctrl-C passes.
+
+    Raises: NotAttempted for a stub's answer; Wrong when it raises, ends the program, returns nothing, or changes a tensor in place.
     """
     name = getattr(function, "__name__", type(function).__name__)
     if not callable(function):
-        raise Wrong(
-            "not a function", f"hand over the function itself, without calling it; this is {type(function).__name__}"
-        )
+        raise Wrong("not a function", f"hand over the function itself, without calling it; this is {kind(function)}")
     copies = tuple(value.clone() if isinstance(value, torch.Tensor) else value for value in values)
+    called = f"It was called with {shapes(values)}"
     try:
-        result = function(*copies)
+        with _nobody_leaves():
+            result = function(*copies)
+    except KeyboardInterrupt:
+        raise
     except NotImplementedError:
         raise NotAttempted from None
-    except Exception as error:
-        if "ellipsis" in str(error):
-            raise NotAttempted from None
+    except (SystemExit, _Ended):
         raise Wrong(
-            "it raises an error",
-            f"`{name}` raised {type(error).__name__}: {error}. It was called with {shapes(values)}",
+            "it ends the program", f"`{name}` calls `exit`; a function hands back its answer by `return`. {called}"
+        ) from None
+    except RecursionError as error:
+        raise Wrong(
+            "it calls itself without an end", f"`{name}` went on calling until Python stopped it. {called}"
         ) from error
-    if (result is not None and is_blank(result)) or (result is None and is_stub(function)):
-        raise NotAttempted
-    if result is None:
-        raise Wrong(
-            "nothing is returned", f"`{name}` returned None: is a `return` missing? It was called with {shapes(values)}"
-        )
+    except BaseException as error:
+        if "ellipsis" in told(error):
+            raise NotAttempted from None
+        raise Wrong("it raises an error", f"`{name}` raised {told(error)}. {called}") from error
+    if result is None and not is_stub(function):
+        raise Wrong("nothing is returned", f"`{name}` returned None: is a `return` missing? {called}")
+    if left := open_in(result, "it"):
+        raise NotAttempted(*(f"what `{name}` returns{place[2:]}" for place in left))
     for before, after in zip(values, copies):
         if isinstance(before, torch.Tensor) and not torch.equal(before, after):
             raise Wrong(
@@ -177,40 +187,15 @@ def attempt(function: Any, *values: Any) -> Any:
     return result
 
 
-def as_tensor(value: Any, like: torch.Tensor, what: str) -> torch.Tensor:
-    """`value` as a detached tensor of `like`'s shape and dtype. Raises Wrong("wrong shape") or Wrong("not a tensor")."""
-    if not isinstance(value, torch.Tensor):
-        raise Wrong(
-            "not a tensor", f"{what} is {type(value).__name__}, and should be a tensor of shape {tuple(like.shape)}"
-        )
-    if value.shape != like.shape:
-        raise Wrong("wrong shape", f"{what} has shape {tuple(value.shape)} and should have {tuple(like.shape)}")
-    return value.detach().to(like.dtype)
-
-
-def as_number(value: Any, what: str) -> Any:
-    """`value` as a plain number, also from NumPy or a tensor of one element. Raises Wrong("not a number"), also for nan and inf."""
-    if isinstance(shape := getattr(value, "shape", None), tuple) and math.prod(shape) == 1:
-        value = value.item()
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise Wrong("not a number", f"{what} returned {type(value).__name__}, and should return a number")
-    if not math.isfinite(value):
-        raise Wrong("not a number", f"{what} returned {value}")
-    return value
-
-
-def close(got: torch.Tensor, want: torch.Tensor, rtol: float = 1e-4) -> bool:
-    """True when the two differ by less than `rtol` of what is wanted, in norm."""
-    return got.shape == want.shape and bool((got - want).norm() <= rtol * want.norm() + 1e-12)
-
-
 class Result(Card):
     """What `check` found. `status`: "passed", "wrong" or "not attempted"; `bug`: the bug's name or None."""
 
-    def __init__(self, exercise: Exercise, status: str, message: str, bug: str | None = None) -> None:
+    def __init__(
+        self, exercise: Exercise, status: str, message: str, bug: str | None = None, head: str | None = None
+    ) -> None:
         self.id, self.status, self.bug, self.message = exercise.id, status, bug, message
         kind = {"passed": "right", "wrong": "wrong"}.get(status, "open")
-        head = {"passed": "solved", "wrong": "not yet"}.get(status, status)
+        head = head or {"passed": "solved", "wrong": "not yet"}.get(status, status)
         super().__init__(
             f"{SIGNS[kind]} Exercise {exercise.id}: {head}. {message}",
             f"<b>{SIGNS[kind]} Exercise {exercise.id}: {head}.</b> {inline(message)}",
@@ -220,6 +205,28 @@ class Result(Card):
     @property
     def passed(self) -> bool:
         return self.status == "passed"
+
+
+MOST_SAID = 1_000  # characters of what a checker says
+
+
+def _listed(places: Sequence[str]) -> str:
+    rest = len(places) - MOST_NAMED
+    return ", ".join(places[:MOST_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _open(exercise: Exercise, answers: Sequence[Any], parts: Sequence[str]) -> "Result":
+    """An answer in which something is open: which part, if another was filled in."""
+    found = [gaps(answer) for answer in answers]
+    lines = [line for places, _ in found for line in places]
+    if lines and any(filled for _, filled in found):
+        parts = lines
+    elif found and all(places for places, _ in found):  # nothing but `...` was ever written
+        parts = ()
+    if parts:
+        names = parts if parts is lines else [part if "`" in part else f"`{part}`" for part in parts]
+        return Result(exercise, "not attempted", f"Still open: {_listed(names)}.", head="not finished")
+    return Result(exercise, "not attempted", f"Fill in `{exercise.wants}` and run the cell again.")
 
 
 def check(id: str, *answers: Any) -> Result:
@@ -233,17 +240,24 @@ def check(id: str, *answers: Any) -> Result:
     except TypeError:
         return Result(exercise, "wrong", f'Call it as `check("{id}", {exercise.wants})`.', "wrong call")
     try:
-        if any(map(is_blank, answers)):
-            raise NotAttempted
+        left = [place for name, answer in zip(exercise.wants.split(", "), answers) for place in open_in(answer, name)]
+        if left:
+            raise NotAttempted(*(left if len(left) < sum(map(parts_of, answers)) else ()))
         exercise.checker(*answers)
         result = Result(exercise, "passed", exercise.shows)
-    except NotAttempted:
-        result = Result(exercise, "not attempted", f"Fill in `{exercise.wants}` and run the cell again.")
+    except KeyboardInterrupt:
+        raise
+    except NotAttempted as open_:
+        result = _open(exercise, answers, open_.args)
     except Wrong as wrong:
-        message = f'{sentence(wrong.bug)} {sentence(wrong.detail)} (`hint("{id}")` helps.)'
+        message = (
+            f'{sentence(wrong.bug)} {cut(without_addresses(sentence(wrong.detail)), MOST_SAID)} (`hint("{id}")` helps.)'
+        )
+        if lines := [line for answer in answers for line in gaps(answer)[0]]:
+            message += f" Still open: {_listed(lines)}."
         result = Result(exercise, "wrong", message, wrong.bug)
-    except Exception as error:  # an answer of a kind that the checker did not foresee must not stop the notebook
-        message = f"The check met {type(error).__name__}: {error}. It wants `{exercise.wants}`: {exercise.task}"
+    except BaseException as error:  # an answer of a kind that the checker did not foresee must not stop the notebook
+        message = f"The check met {told(error)}. It wants `{exercise.wants}`: {exercise.task}"
         result = Result(exercise, "wrong", message, "not the kind of answer asked for")
     if result.status != "not attempted":
         before = store.get("exercises", id) or {"solved": False, "tries": 0}

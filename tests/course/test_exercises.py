@@ -2,6 +2,8 @@
 
 import importlib
 import math
+import os
+import sys
 
 import nbformat
 import numpy as np
@@ -21,6 +23,7 @@ from lora_edu.course.exercises import (
     check,
     exercise,
     exercises,
+    gaps,
     hint,
     is_blank,
     is_stub,
@@ -231,6 +234,116 @@ def test_attempt_turns_what_goes_wrong_into_a_sentence():
     with pytest.raises(Wrong, match="in place"):
         attempt(lambda x: x.add_(1), x)
     assert torch.equal(x, torch.ones(2, 3))
+
+
+def halves(G, A, B, s):
+    grad_A = s * B.T @ G
+    grad_B = ...
+    return grad_A, grad_B
+
+
+def untouched(G, A, B, s):
+    grad_A = ...
+    grad_B = ...
+    return grad_A, grad_B
+
+
+def one_line_left(model, batches, loss_sum, lr):
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr, weight_decay=0)
+    losses = []
+    for batch in batches:
+        total, count = loss_sum(model, batch)
+        (total / count).backward()
+        optimizer.step()
+        ...
+        losses.append(total.item() / count)
+    return losses
+
+
+def test_a_half_filled_answer_is_told_what_is_open():
+    result = check("03.2", halves)
+    assert result.status == "not attempted" and "not finished. Still open: `grad_B = ...` (line" in str(result)
+    assert "`grad_A" not in str(result)
+    assert str(check("03.2", untouched)).endswith("not attempted. Fill in `factor_gradients` and run the cell again.")
+    begun = dict.fromkeys(ANSWERS["03.3"].solution, (True, ...))
+    assert "Still open: `starts['A random, B zero'][1]`" in str(check("03.3", begun))
+    assert "Still open: `ranks['all ones']`." in str(check("01.1", {"identity": 64, "one row": 1, "all ones": ...}))
+    result = check("05.2", one_line_left)
+    assert result.bug == "the old gradients are kept" and "Still open: `...` (line" in str(result)
+    assert store.get("exercises", "03.2") is None and store.get("exercises", "05.2") is not None
+
+    class Half(nn.Module):
+        def __init__(self, base_layer, r, lora_alpha):
+            super().__init__()
+            self.base_layer = base_layer
+            self.A, self.B = ..., ...
+
+        def forward(self, x):
+            return self.base_layer(x)
+
+    assert "`self.A, self.B = (..., ...)`" in str(check("03.1", Half))
+
+
+def test_dots_that_mean_something_are_no_gap():
+    def total(x: tuple[int, ...]):
+        y = x[..., 0]
+        return y
+
+    assert gaps(total) == ([], True) and gaps(len) == ([], False)
+
+
+class Leaves(BaseException):
+    pass
+
+
+def ends(error):
+    def function(*_):
+        raise error
+
+    return function
+
+
+@pytest.mark.parametrize(
+    "way", [sys.exit, lambda: os._exit(3), lambda: os.abort(), exit, lambda: ends(SystemExit("bye"))()]
+)
+def test_an_answer_that_ends_the_program_is_a_sentence(way):
+    result = check("03.4", lambda *_: way())
+    assert result.bug == "it ends the program" and "`return`" in str(result)
+    assert os._exit.__module__ == "posix"
+
+
+def test_whatever_an_answer_raises_is_a_sentence_and_ctrl_c_passes():
+    def endless(*inputs):
+        return endless(*inputs)
+
+    assert check("03.4", ends(Leaves())).bug == "it raises an error"
+    assert check("03.4", ends(GeneratorExit())).bug == "it raises an error"
+    assert check("03.4", endless).bug == "it calls itself without an end"
+    with pytest.raises(KeyboardInterrupt):
+        check("03.4", ends(KeyboardInterrupt()))
+
+
+class Sly:
+    """Ends the program whatever is asked of it."""
+
+    def __repr__(self):
+        sys.exit()
+
+    __len__ = __eq__ = __iter__ = __float__ = __getattr__ = __repr__
+    __hash__ = None
+
+
+@pytest.mark.parametrize(
+    "huge",
+    ["x" * 10**7, [0.5] * 10**6, ValueError("y" * 10**7), object(), Sly()],
+    ids=["text", "list", "error", "object", "sly"],
+)
+@pytest.mark.parametrize("id", ["00.1", "01.1", "02.2", "03.2", "03.3", "04.2", "05.1", "06.1", "14.1", "14.2", "14.4"])
+def test_what_is_said_is_short_and_holds_no_address(id, huge):
+    raises = isinstance(huge, Exception)
+    for answer in [ends(huge)] if raises else [huge, lambda *_: huge, lambda *_: (huge, huge)]:
+        said = check(id, answer)
+        assert said.status == "wrong" and len(str(said)) < 2_500 and " at 0x" not in str(said), str(said)[:300]
 
 
 def test_text_becomes_html_with_code_and_stress():
