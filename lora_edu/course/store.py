@@ -4,8 +4,10 @@
 or CI that names no folder of its own: a test never touches what a learner has done.
 """
 
+import copy
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +19,11 @@ from platformdirs import user_data_dir
 SECTIONS = ("predictions", "exercises", "quizzes", "forms")
 _VERSION = 1
 State = dict[str, dict[str, Any]]
-_memory: State = {name: {} for name in SECTIONS}
-_unwritable: set[Path] = set()
+Action = Callable[["State"], Any]
+_memory: State = {name: {} for name in SECTIONS}  # where the disk is off
+_known: State = {name: {} for name in SECTIONS}  # as the disk was last read
+_late: list[Action] = []  # changes that the disk has not taken yet; tried again with each new one
+_refused: set[Path] = set()  # where that was said already
 
 
 def is_off() -> bool:
@@ -31,7 +36,8 @@ def is_off() -> bool:
 
 def path() -> Path:
     """The progress file."""
-    return Path(os.environ.get("LORA_EDU_HOME") or user_data_dir("lora-edu", appauthor=False)) / "progress.json"
+    home = os.environ.get("LORA_EDU_HOME") or user_data_dir("lora-edu", appauthor=False)
+    return Path(home).expanduser() / "progress.json"
 
 
 def get(section: str, key: str) -> Any:
@@ -59,64 +65,112 @@ def forget(prefix: str) -> str:
 
 def load() -> State:
     """Everything stored. A file that cannot be understood is set aside, never deleted."""
-    if not _in_memory():
-        try:
-            return _read()
-        except OSError as error:
-            _give_up(error)
-    return _memory
+    if is_off():
+        return _memory
+    try:
+        state = _read()
+    except OSError as error:
+        _say(error)
+        state = copy.deepcopy(_known)
+    for action in _late:
+        action(state)
+    return state
 
 
-def _in_memory() -> bool:
-    return is_off() or path() in _unwritable
-
-
-def _change(action: Callable[[State], Any]) -> Any:
-    """Read, change and write as one step under a lock; in memory where the disk is off or refuses."""
-    if not _in_memory():
-        try:
-            path().parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{path()}.lock", timeout=10):
-                state = _read()
-                result = action(state)
-                _write(state)
-                return result
-        except OSError as error:
-            _give_up(error)
-    return action(_memory)
+def _change(action: Action) -> Any:
+    """Read, change and write as one step under a lock. What the disk refuses lasts in memory, and is tried again next time."""
+    global _known
+    if is_off():
+        return action(_memory)
+    try:
+        path().parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path()}.lock", timeout=1 if path() in _refused else 10):
+            state = _read()
+            for late in _late:
+                late(state)
+            result = action(state)
+            _write(state)
+            _known = copy.deepcopy(state)
+    except OSError as error:
+        _say(error)
+        result = action(load())
+        _late.append(action)
+        return result
+    if _late:
+        print(f"Progress is kept again, in {path().parent}, what was done meanwhile included.")
+        _late.clear()
+        _refused.clear()
+    return result
 
 
 def _read() -> State:
+    global _known
     try:
         state = json.loads(path().read_text(encoding="utf-8"))
         if not isinstance(state, dict) or state.pop("version", None) != _VERSION:
             raise ValueError("it is not a progress file of this version")
         if not all(isinstance(state.setdefault(name, {}), dict) for name in SECTIONS):
             raise ValueError("its sections are not tables")
+        bad = [(name, key) for name in SECTIONS for key, entry in state[name].items() if not _is_sound(name, entry)]
+        if bad:
+            aside = _aside()
+            shutil.copyfile(path(), aside)
+            for name, key in bad:
+                del state[name][key]
+            _write(state)
+            keys = ", ".join(repr(key) for _, key in bad[:6]) + (" …" if len(bad) > 6 else "")
+            print(
+                f"The progress file has entries that no lesson wrote ({keys}). They are left out; {aside} is the file as it was."
+            )
+        _known = copy.deepcopy(state)
         return state
     except FileNotFoundError:
         pass
-    except ValueError as error:  # JSON and UTF-8 errors are ValueErrors too
-        number = 1
-        while (aside := path().with_name(f"progress.unreadable-{number}.json")).exists():
-            number += 1
+    except (ValueError, RecursionError) as error:  # JSON and UTF-8 errors are ValueErrors too
+        aside = _aside()
         path().replace(aside)
         print(f"The progress file could not be read ({error}). It was set aside as {aside}; a new one is begun.")
     return {name: {} for name in SECTIONS}
 
 
+def _aside() -> Path:
+    number = 1
+    while (aside := path().with_name(f"progress.unreadable-{number}.json")).exists():
+        number += 1
+    return aside
+
+
+def _is_sound(section: str, entry: Any) -> bool:
+    """Whether an entry has what the code that reads it relies on."""
+    if not isinstance(entry, dict):
+        return False
+    if section == "predictions":
+        kept = {"answer", "right", "options", "unit", "tolerance", "within"} <= set(entry)
+        return kept and isinstance(entry["options"], list) and isinstance(entry["answer"], str | int | float)
+    if section == "exercises":
+        return isinstance(entry.get("solved"), bool) and isinstance(entry.get("tries"), int)
+    if section == "quizzes":
+        return all(isinstance(right, bool) for right in entry.values())
+    return True  # a form's reader judges what was typed
+
+
 def _write(state: State) -> None:
-    """Write beside, then rename: a reader sees the old file or the new one, never half of one."""
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path().parent, prefix=".progress-", suffix=".json", delete=False, encoding="utf-8"
-    ) as file:
-        json.dump({"version": _VERSION} | state, file, indent=1, ensure_ascii=False)
-    os.replace(file.name, path())
+    """Write beside, then rename: a reader sees the old file or the new one, never half of one. A link stays one."""
+    target = path().resolve()
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".progress-", suffix=".json")
+    try:
+        with open(handle, "w", encoding="utf-8") as file:
+            json.dump({"version": _VERSION} | state, file, indent=1)
+        os.replace(name, target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
 
 
-def _give_up(error: OSError) -> None:
-    _unwritable.add(path())
-    print(
-        f"Progress cannot be kept in {path().parent} ({error}), so it lasts until the kernel stops. "
-        "Name a folder you may write to in LORA_EDU_HOME."
-    )
+def _say(error: OSError) -> None:
+    if path() not in _refused:
+        print(
+            f"Progress cannot be kept in {path().parent} ({error}), so what you do now lasts until the kernel stops, unless that "
+            "changes: it is tried again each time. Name a folder you may write to in LORA_EDU_HOME."
+        )
+    _refused.add(path())

@@ -11,7 +11,9 @@ def own_progress(tmp_path, monkeypatch):
     monkeypatch.setenv("LORA_EDU_HOME", str(tmp_path))
     monkeypatch.delenv("LORA_EDU_PROGRESS", raising=False)
     monkeypatch.setattr(store, "_memory", {name: {} for name in store.SECTIONS})
-    monkeypatch.setattr(store, "_unwritable", set())
+    monkeypatch.setattr(store, "_known", {name: {} for name in store.SECTIONS})
+    monkeypatch.setattr(store, "_late", [])
+    monkeypatch.setattr(store, "_refused", set())
     monkeypatch.setattr(exercises, "_given", {})
     monkeypatch.setattr(predictions, "_asked", {})
     monkeypatch.setattr(

@@ -27,7 +27,9 @@ def test_progress_survives_a_restart(own_progress):
     assert "1 of 2 right" in progress()._repr_html_()
 
 
-@pytest.mark.parametrize("broken", [b"{", b"[]", b'{"version": 99}', b'{"version": 1, "quizzes": 3}', b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "broken", [b"{", b"[]", b'{"version": 99}', b'{"version": 1, "quizzes": 3}', b"\xff\xfe", b"[" * 100_000]
+)
 def test_an_unreadable_file_is_set_aside(own_progress, capsys, broken):
     path = own_progress / "progress.json"
     path.write_bytes(broken)
@@ -39,18 +41,37 @@ def test_an_unreadable_file_is_set_aside(own_progress, capsys, broken):
     assert store.load()["exercises"] == {} and (own_progress / "progress.unreadable-2.json").exists()
 
 
-def test_a_failed_write_leaves_the_old_file(own_progress, monkeypatch, capsys):
-    store.put("exercises", "03.1", 1)
+DONE, TRIED = {"solved": True, "tries": 1}, {"solved": False, "tries": 2}
+
+
+def test_a_failed_write_loses_nothing_and_is_tried_again(own_progress, monkeypatch, capsys):
+    store.put("exercises", "03.1", DONE)
+    store.put("exercises", "03.9", DONE)
     before = (own_progress / "progress.json").read_bytes()
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "replace", full)
-    store.put("exercises", "03.2", 2)
-    assert (own_progress / "progress.json").read_bytes() == before
-    assert store.get("exercises", "03.2") == 2  # in memory from here on, and it was said
-    assert "No space left" in capsys.readouterr().out
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "replace", full)
+        store.put("exercises", "03.2", TRIED)
+        assert store.forget("03.9") == "Forgotten: 1 entry."
+        assert (own_progress / "progress.json").read_bytes() == before
+        assert store.load()["exercises"] == {"03.1": DONE, "03.2": TRIED}  # what was there, and what was done since
+        assert capsys.readouterr().out.count("No space left") == 1
+        assert sorted(p.name for p in own_progress.iterdir() if p.suffix == ".json") == ["progress.json"]
+    store.put("exercises", "03.3", DONE)
+    stored = json.loads((own_progress / "progress.json").read_text(encoding="utf-8"))
+    assert stored["exercises"] == {"03.1": DONE, "03.2": TRIED, "03.3": DONE}
+    assert "kept again" in capsys.readouterr().out
+
+
+def test_a_folder_that_vanishes_takes_no_progress_with_it(own_progress, monkeypatch):
+    store.put("exercises", "03.1", DONE)
+    (own_progress / "in the way").write_text("a file", encoding="utf-8")
+    monkeypatch.setattr(store, "path", lambda: own_progress / "in the way" / "progress.json")
+    store.put("exercises", "03.2", DONE)
+    assert store.get("exercises", "03.1") == DONE and store.get("exercises", "03.2") == DONE
 
 
 def test_a_folder_that_cannot_be_read_is_said_once(own_progress, capsys):
@@ -59,10 +80,47 @@ def test_a_folder_that_cannot_be_read_is_said_once(own_progress, capsys):
     assert capsys.readouterr().out.count("LORA_EDU_HOME") == 1
 
 
+def test_a_tilde_is_the_home_folder_and_a_link_stays_a_link(own_progress, monkeypatch):
+    monkeypatch.setenv("HOME", str(own_progress))
+    monkeypatch.setenv("LORA_EDU_HOME", "~/here")
+    (own_progress / "here").mkdir()
+    (own_progress / "elsewhere").mkdir()
+    link, target = own_progress / "here" / "progress.json", own_progress / "elsewhere" / "mine.json"
+    link.symlink_to(target)
+    for exercise in ("03.1", "03.2"):  # a link that points to nothing yet, and one that points to a file
+        store.put("exercises", exercise, DONE)
+        assert link.is_symlink() and json.loads(target.read_text(encoding="utf-8"))["exercises"][exercise] == DONE
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "entry"),
+    [
+        ("exercises", "03.4", 5), ("exercises", "03.4", {"solved": True}), ("exercises", "03.4", {"solved": 1, "tries": "x"}), ("exercises", "03.4", None),
+        ("predictions", "03-start", ["a"]), ("predictions", "03-start", {"answer": "x"}), ("quizzes", "03", True), ("quizzes", "03", {"03.q1": "yes"}),
+        ("forms", "05-own-rows", 3),
+    ],
+)  # fmt: skip
+def test_a_malformed_entry_is_left_out_and_its_file_kept(own_progress, capsys, section, key, entry):
+    state = {"version": 1, "exercises": {"03.1": DONE}}
+    state[section] = state.get(section, {}) | {key: entry}
+    (own_progress / "progress.json").write_text(broken := json.dumps(state), encoding="utf-8")
+    assert check("03.4", 3).status == "wrong" and quiz("03")._repr_mimebundle_() and progress()
+    predict("03-start", "?", ["x", "y"], answer="x")
+    assert "right" in str(reveal("03-start", "x"))
+    assert store.get("exercises", "03.1") == DONE and store.get("exercises", "03.4")["tries"] == 1
+    assert (own_progress / "progress.unreadable-1.json").read_text(encoding="utf-8") == broken
+    assert not (own_progress / "progress.unreadable-2.json").exists() and repr(key) in capsys.readouterr().out
+
+
+def test_any_text_can_be_kept(own_progress):
+    store.put("forms", "05-own-rows", {"new": "\ud800 – ж"})
+    assert store.get("forms", "05-own-rows") == {"new": "\ud800 – ж"}
+
+
 def _count(folder, name):
     os.environ["LORA_EDU_HOME"] = folder
     for step in range(10):
-        store.put("exercises", f"{name}.{step}", step)
+        store.put("exercises", f"{name}.{step}", DONE | {"tries": step})
 
 
 def test_two_notebooks_at_once_lose_nothing(own_progress):
