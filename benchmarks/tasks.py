@@ -26,6 +26,8 @@ def rounded(report: Report) -> dict:
     def each(value):
         if isinstance(value, dict):
             return {key: each(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [each(item) for item in value]
         return float(f"{value:.4g}") if isinstance(value, float) else value
 
     return each(report.to_dict())

@@ -3,6 +3,7 @@
 import difflib
 import math
 import re
+import string
 
 import numpy as np
 import torch
@@ -35,6 +36,33 @@ def starting_at(first):
         for i, loss in enumerate(losses):
             lowest, best, waited = (loss, i, 0) if loss < lowest else (lowest, best, waited + 1)
             if waited >= patience:
+                return i, best
+        return len(losses) - 1, best
+
+    return stop
+
+
+def with_a_counter(losses, patience, how=""):
+    """The rule with a counter; `how` is a way to get it wrong."""
+    lowest, best, waited = math.inf, 0, 0
+    for i, loss in enumerate(losses):
+        if loss < lowest:
+            lowest, best, waited = loss, i, waited if how == "added up" else 0
+        elif not (how == "equal passes" and loss == lowest):
+            waited += 1
+        if how == "falls" and i and loss < losses[i - 1]:
+            waited = 0
+        if waited >= patience:
+            return i, best
+    return len(losses) - 1, best
+
+
+def only_clear_falls(least):
+    def stop(losses, patience):
+        best = 0
+        for i, loss in enumerate(losses):
+            best = i if loss < losses[best] - least else best
+            if i - best >= patience:
                 return i, best
         return len(losses) - 1, best
 
@@ -198,6 +226,12 @@ ANSWERS = {
             "counted from 1": lambda losses, patience: tuple(i + 1 for i in where_to_stop(losses, patience)),
             "the losses are changed": emptied,
             "not two indices": lambda losses, patience: where_to_stop(losses, patience)[0],
+            "a small fall": only_clear_falls(1e-3),
+            "do not stand in a row": variant(with_a_counter, how="added up"),
+            "the best comes after": lambda losses, patience: (
+                where_to_stop(losses, patience)[0],
+                losses.index(min(losses)),
+            ),
         },
     ),
     "06.2": Answers(
@@ -210,6 +244,10 @@ ANSWERS = {
             "squared, without the root": lambda A, B, s: length_of_update(A, B, s) ** 2,
             "a large part": in_two_blocks,
             "the scale is not squared": lambda A, B, s: math.sqrt(abs(s)) * length_of_update(A, B, 1.0),
+            "the scale is squared": lambda A, B, s: s**2 * length_of_update(A, B, 1.0),
+            "and the scale is not": lambda A, B, s: s * length_of_update(A, B, 1.0) ** 2,
+            "divided by r once more": lambda A, B, s: length_of_update(A, B, s / len(A)),
+            "multiplied by r": lambda A, B, s: length_of_update(A, B, s * len(A)),
             "it raises an error": lambda A, B, s: (A.T @ B.T @ A).trace(),
             "not a number": lambda A, B, s: A @ A.T,
         },
@@ -219,9 +257,16 @@ ANSWERS = {
         lambda train, held_out: ...,
         {
             "only exact copies": lambda train, held_out: [text for text in held_out if text in train],
+            "once for each twin": lambda train, held_out: [
+                text for text in held_out for each in train if plain(text) == plain(each)
+            ],
+            "beyond ASCII": leaks_by(
+                lambda text: " ".join(text.lower().translate(str.maketrans("", "", string.punctuation)).split())
+            ),
+            "digits are lost": leaks_by(lambda text: " ".join(re.findall(r"[^\W\d]+", text.lower()))),
             "capitals still count": leaks_by(lambda text: " ".join(re.findall(r"\w+", text))),
             "spaces still count": leaks_by(lambda text: re.sub(r"[^\w ]", "", text.lower())),
-            "some punctuation still counts": leaks_by(lambda text: " ".join(re.sub("[?!.,]", " ", text.lower()).split())),
+            "some punctuation still counts": leaks_by(lambda text: " ".join(re.sub("[?!.,“”…]", " ", text.lower()).split())),
             "a part of a text": leaks_where(lambda a, b: a in b),
             "glued": leaks_by(lambda text: "".join(c for c in text.lower() if c.isalnum())),
             "other alphabets": leaks_by(lambda text: " ".join(re.findall("[a-z0-9]+", text.lower()))),

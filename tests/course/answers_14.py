@@ -5,7 +5,7 @@ from math import comb
 import numpy as np
 from kit import Answers
 
-from lora_edu.evaluation import Score, paired_bootstrap
+from lora_edu.evaluation import Score, paired_bootstrap, paired_gain, share
 
 
 def choose(need, rows, room, fits=lambda size, room: size <= room, flags=(False, True), every=True):
@@ -77,9 +77,9 @@ def per_process(weights, gradients, optimizer, activations, gathered, processes,
 def per_process_blank(weights, gradients, optimizer, activations, gathered, processes, shards): ...
 
 
-def verdict(before, after):
-    gain, _ = paired_bootstrap(*(Score(np.array(each, float)) for each in (before, after)))
-    return "better" if gain.low > 0 else "worse" if gain.high < 0 else "cannot tell"
+def verdict(before, after, least=0.05):
+    gain, p = paired_gain(share(before), share(after))
+    return "cannot tell" if p > least else "better" if gain.value > 0 else "worse"
 
 
 def verdict_blank(before, after): ...
@@ -107,6 +107,16 @@ def by_sign_test(before, after):
     n = gained + lost
     tail = sum(comb(n, k) for k in range(min(gained, lost) + 1)) / 2**n
     return "cannot tell" if 2 * tail > 0.05 else "better" if gained > lost else "worse"
+
+
+def by_the_paired_bootstrap(before, after):
+    gain, _ = paired_bootstrap(share(before), share(after))
+    return "better" if gain.low > 0 else "worse" if gain.high < 0 else "cannot tell"
+
+
+def by_the_interval(before, after):
+    low, high = paired_gain(share(before), share(after)).interval[1:]
+    return "better" if low > 0 else "worse" if high < 0 else "cannot tell"
 
 
 def by_redrawing(before, after):
@@ -137,6 +147,15 @@ ANSWERS = {
             "where it is not needed": lambda need, rows, room: choose(need, rows, room, flags=(True,)),
             "although something fits": lambda need, rows, room: choose(need, rows, room, flags=(False,)),
             "fewer rows at once": one_at_a_time,
+            "not whole numbers": lambda need, rows, room: (
+                (size := choose(need, rows, room)[0]),
+                rows / size,
+                choose(need, rows, room)[2],
+            ),
+            "the first two": lambda need, rows, room: (
+                *choose(need, rows, room)[1::-1],
+                choose(need, rows, room)[2],
+            ),
             "nothing is said": never_refuses,
             "does not fit": lambda need, rows, room: (
                 (rows, 1, False) if need(1, True) <= room else choose(need, rows, room)
@@ -156,6 +175,7 @@ ANSWERS = {
             "turned round": lambda counts: [sum(counts) / (len(counts) * max(1, count)) for count in counts],
             "other weights": lambda counts: [count / max(counts) for count in counts],
             "not a number for each": lambda counts: sum(counts),
+            "the processes' order": lambda counts: dict(enumerate(weights(counts))),
         },
     ),
     "14.3": Answers(
@@ -172,6 +192,7 @@ ANSWERS = {
             "gradients are shared": lambda w, g, o, a, b, n, s: per_process(w, g * n if s else g, o, a, b, n, s),
             "only the weights": lambda w, g, o, a, b, n, s: per_process(w, (g + o) * (n if s else 1), 0, a, b, n, s),
             "exchanged": lambda w, g, o, a, b, n, s: per_process(w, g, o, a, b, n, not s),
+            "as if it were FSDP": lambda w, g, o, a, b, n, s: per_process(w, g, o, a, b, n, True),
             "optimiser is forgotten": lambda w, g, o, a, b, n, s: per_process(w, g, 0, a, b, n, s),
             "gradients are forgotten": lambda w, g, o, a, b, n, s: per_process(w, 0, o, a, b, n, s),
             "weights are kept whole": lambda w, g, o, a, b, n, s: per_process(w * n if s else w, g, o, a, b, n, s),
@@ -195,10 +216,11 @@ ANSWERS = {
             "something is found": lambda before, after: "worse" if before == after else verdict(before, after),
             "only the totals": lambda before, after: by_the_mean(before, after, 6),
             "large share": by_share_alone,
-            "more is asked for": lambda before, after: by_score(before, after, 3),
+            "more is asked for": lambda before, after: verdict(before, after, 0.01),
             "less is asked for": lambda before, after: by_score(before, after, 1.645),
             "lost rows hide": by_the_ratio,
             "few rows": lambda before, after: "cannot tell" if len(after) < 30 else verdict(before, after),
+            "four coins": by_the_paired_bootstrap,
             "another word": lambda before, after: verdict(before, after) == "better",
         },
     ),

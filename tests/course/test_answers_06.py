@@ -1,6 +1,7 @@
 """Chapter 06's checkers take right answers in any style, and name wrong ones beyond those of `answers_06`."""
 
 import math
+import re
 import tracemalloc
 
 import answers_06 as answers
@@ -17,6 +18,7 @@ from lora_edu.data import normalise
         ("06.1", as_numpy),
         ("06.1", as_tensors),
         ("06.1", starting_at(math.inf)),
+        ("06.1", answers.with_a_counter),
         ("06.2", without_a_sign),
         ("06.2", by_rows),
         ("06.2", answers.in_numpy),
@@ -40,6 +42,11 @@ def test_a_right_answer_in_another_style_passes(id, answer):
     "id, answer, bug",
     [
         ("06.1", starting_at(10.0), "another step"),
+        ("06.1", answers.variant(answers.with_a_counter, how="falls"), "patience starts anew"),
+        ("06.1", answers.variant(answers.with_a_counter, how="equal passes"), "an equal value"),
+        ("06.1", answers.only_clear_falls(1e-6), "a small fall"),
+        ("06.1", answers.only_clear_falls(0.05), "a small fall"),
+        ("06.3", leaks_by(lambda text: text.lower().strip()), "spaces still count"),
         ("06.1", lambda losses, patience: (where_to_stop(losses, patience)[0], 0.5), "not two indices"),
         ("06.2", answers.built_in_numpy, "the big matrix is built"),
         ("06.2", answers.built_and_wrapped, "the big matrix is built"),
@@ -60,3 +67,12 @@ def test_a_product_is_seen_while_somebody_else_traces_memory_and_he_may_go_on():
         assert tracemalloc.is_tracing()
     finally:
         tracemalloc.stop()
+
+
+def test_what_a_message_shows_is_what_was_missed_and_a_page_does_not_swallow_its_spaces():
+    said = ask("06.3", leaks_by(lambda text: text.lower().strip())).message
+    assert "'Who␣␣wrote Emma?' is a twin of a training text and was not found (␣ is a space)" in said
+
+
+def test_the_losses_of_a_message_are_short():
+    assert not re.search(r"\d\.\d{9,}", ask("06.1", lambda losses, patience: (0, 0)).message)

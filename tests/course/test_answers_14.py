@@ -1,6 +1,7 @@
 """Chapter 14's checkers take right answers in any style, and name wrong ones beyond those of `answers_14`."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from answers_14 import (
     by_redrawing,
     by_score,
     by_sign_test,
+    by_the_interval,
     choose,
     half_at_most,
     per_process,
@@ -28,10 +30,10 @@ def one_process_gathers_nothing(w, g, o, a, gathered, processes, shards):
     "id, answer",
     [
         ("14.1", lambda need, rows, room: [*choose(need, rows, room)[:2], np.bool_(choose(need, rows, room)[2])]),
-        ("14.2", by_redrawing),
-        ("14.2", by_score),
         ("14.2", by_sign_test),
+        ("14.2", by_the_interval),
         ("14.3", one_process_gathers_nothing),
+        ("14.3", lambda *figures: Fraction(per_process(*map(Fraction, figures[:-1]), figures[-1]))),
         ("14.3", lambda *figures: math.ceil(per_process(*figures))),
         ("14.4", lambda counts: np.array(weights(counts))),
         ("14.4", lambda counts: tuple(weights(counts))),
@@ -52,6 +54,13 @@ def by_halving(need, rows, room):
     raise ValueError("nothing fits")
 
 
+def next_lower(need, rows, room):
+    """Never the largest that fits, unless it is one row."""
+    size, _, checkpointed = choose(need, rows, room)
+    lower = max((each for each in range(1, size) if rows % each == 0), default=size)
+    return lower, rows // lower, checkpointed
+
+
 def turned_round(need, rows, room):
     return tuple(reversed(choose(need, rows, room)))
 
@@ -65,7 +74,9 @@ def turned_round(need, rows, room):
         ("14.1", by_a_straight_line, "does not fit"),
         ("14.1", says_nothing, "nothing is said"),
         ("14.2", lambda before, after: verdict(sorted(before), sorted(after)), "totals"),
-        ("14.2", lambda before, after: by_score(before, after, 3.5), "more is asked for"),
+        ("14.2", by_redrawing, "four coins"),
+        ("14.2", by_score, "four coins"),
+        ("14.1", next_lower, "fewer rows at once"),
     ],
 )
 def test_more_wrong_answers_are_named(id, answer, bug):
@@ -92,4 +103,4 @@ def test_the_last_hint_of_the_verdict_runs():
     lines = find("14.2").hints[-1].split("`")[1::2]
     names = {"before": [0, 1, 0, 0] * 6, "after": [1, 1, 1, 0] * 6}
     exec("\n".join(lines[:2]), names)
-    assert all(0 < eval(edge, names) < 1 for edge in lines[2:4])
+    assert names["p"] == 2**-11 and eval(lines[-1], names) == 0.5

@@ -14,32 +14,58 @@ from torch.utils._pytree import tree_leaves
 from lora_edu.course.clinic.runs import FAULTS, SOUND, Chart, charts
 from lora_edu.course.exercises import Wrong, as_number, attempt, generator, register
 
+Pair = tuple[int, int]
+SMALL = (1e-1, 5e-2, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # falls that somebody may take for none
 
-def _where_it_stops(
-    losses: Sequence[float], patience: int, tie: bool = False, previous: bool = False
-) -> tuple[int, int]:
-    """(last evaluation, best one); `tie` and `previous` are two ways to get it wrong."""
+
+def _where_it_stops(losses: Sequence[float], patience: int, least: float = 0.0) -> Pair:
+    """(last evaluation, best one); `least`: by how much a new best must be lower, and 0 is right."""
     best = 0
     for i, loss in enumerate(losses):
-        if loss < losses[best] or (tie and loss == losses[best]) or (previous and i and loss < losses[i - 1]):
+        if loss < losses[best] - least:
             best = i
         if i - best >= patience:
             return i, best
     return len(losses) - 1, best
 
 
-def _slips(losses: Sequence[float], patience: int) -> dict[str, tuple[int, int]]:
-    """What each way to get it wrong returns."""
-    last = _where_it_stops(losses, patience)[0]
+def _counting(losses: Sequence[float], patience: int, how: str) -> Pair:
+    """The rule with a counter, and one way to get it wrong."""
+    best = waited = 0
+    for i, loss in enumerate(losses):
+        if i and how == "previous" and loss < losses[i - 1]:
+            best, waited = i, 0
+        elif loss < losses[best] or (i and how == "tie" and loss == losses[best]):
+            best, waited = i, waited if how == "added up" else 0
+        elif (i and how == "falls" and loss < losses[i - 1]) or (i and (how, loss) == ("equal keeps on", losses[best])):
+            waited = 0
+        elif i and (how, loss) != ("equal passes", losses[best]):
+            waited += 1
+        if waited >= patience:
+            return i, best
+    return len(losses) - 1, best
+
+
+def _slips(losses: Sequence[float], patience: int) -> dict[str, list[Pair]]:
+    """What each way to get it wrong returns; some have several forms."""
+    last, best = _where_it_stops(losses, patience)
+    lowest = min(range(len(losses)), key=losses.__getitem__)
+
+    def counted(*ways: str) -> list[Pair]:
+        return [_counting(losses, patience, how) for how in ways]
+
     return {
-        "an equal value counts as a new best": _where_it_stops(losses, patience, tie=True),
-        "patience starts anew at every fall": _where_it_stops(losses, patience, previous=True),
-        "one evaluation too many": _where_it_stops(losses, patience + 1),
-        "stopped too early": _where_it_stops(losses, max(0, patience - 1)),
-        "the last weights are kept, not the best": (last, last),
-        "it never stops": (len(losses) - 1, min(range(len(losses)), key=losses.__getitem__)),
-        "the two are swapped": _where_it_stops(losses, patience)[::-1],
-        "counted from 1": (_where_it_stops(losses, patience)[0] + 1, _where_it_stops(losses, patience)[1] + 1),
+        "an equal value counts as a new best": counted("tie", "equal keeps on", "equal passes"),
+        "patience starts anew at every fall": counted("previous", "falls"),
+        "evaluations are added up that do not stand in a row": counted("added up"),
+        "a small fall is no new best": [_where_it_stops(losses, patience, least) for least in SMALL],
+        "one evaluation too many": [_where_it_stops(losses, patience + 1)],
+        "stopped too early": [_where_it_stops(losses, max(0, patience - 1))],
+        "the last weights are kept, not the best": [(last, last)],
+        "it never stops": [(len(losses) - 1, lowest)],
+        "the best comes after the stop": [(last, lowest)],
+        "the two are swapped": [(best, last)],
+        "counted from 1": [(last + 1, best + 1)],
     }
 
 
@@ -67,9 +93,10 @@ def _index(value: Any) -> int:
     ),
 )
 def where_to_stop(function: Callable[[list[float], int], tuple[int, int]]) -> None:
-    draw = torch.rand(8, 9, generator=generator()).mul(10).round().div(10).tolist()
+    draw = [[round(x, 1) for x in row] for row in torch.rand(8, 9, generator=generator()).tolist()]
     fixed = [([3.0, 2.0, 1.0, 0.5], 2), ([1.0, 2.0, 3.0, 4.0], 2), ([3.0, 1.0, 2.0, 1.5, 1.2, 0.9], 3), ([2.0, 1.0, 1.0, 1.0, 0.5], 2),
-             ([5.0, 4.0, 4.5, 4.2, 3.9, 4.1, 4.0], 2), ([1.0], 1), ([2.0, 3.0], 1), ([1500.0, 1200.0, 1300.0], 3)]  # fmt: skip
+             ([5.0, 4.0, 4.5, 4.2, 3.9, 4.1, 4.0], 2), ([1.0], 1), ([2.0, 3.0], 1), ([1500.0, 1200.0, 1300.0], 3),
+             ([2.0, 1.0, 1.5, 0.9, 1.2, 0.8, 1.1, 0.7], 3), ([0.5, 0.6, 0.49, 0.6, 0.4899, 0.6, 0.4899 - 1e-7, 0.6, 0.6, 0.1], 2)]  # fmt: skip
     cases = [*fixed, *((curve, 1 + i % 3) for i, curve in enumerate(draw))]
     said = []
     for losses, patience in cases:
@@ -88,7 +115,7 @@ def where_to_stop(function: Callable[[list[float], int], tuple[int, int]]) -> No
     if said == right:
         return
     slips = [_slips(*case) for case in cases]
-    bug = next((name for name in slips[0] if said == [each[name] for each in slips]), "another step")
+    bug = next((name for name in slips[0] if said in map(list, zip(*(each[name] for each in slips)))), "another step")
     (losses, patience), mine, true = next(each for each in zip(cases, said, right) if each[1] != each[2])
     raise Wrong(bug, f"for {losses} with patience {patience} you say {mine}, and it is {true}")
 
@@ -145,7 +172,7 @@ def length_of_update(function: Callable[[Tensor, Tensor, float], float]) -> None
     draw = generator()
     with _Largest():  # once unjudged: what is imported at a first call, here or by torch, is no matrix
         attempt(function, torch.randn(2, 3, generator=draw), torch.randn(4, 2, generator=draw), 2.0)
-    cases = ((300, 200, 4, 2.0), (64, 64, 8, 0.25), (5, 700, 1, 16.0), (90, 90, 3, 0.5), (1000, 800, 4, 3.0))
+    cases = ((300, 200, 4, 3.0), (64, 64, 8, 0.25), (5, 700, 1, 16.0), (90, 90, 3, 0.5), (1000, 800, 4, 1.5))
     for n_out, n_in, r, s in cases:
         B, A = torch.randn(n_out, r, generator=draw), torch.randn(r, n_in, generator=draw)
         with _Beside() as beside, _Largest() as made:
@@ -173,7 +200,11 @@ def length_of_update(function: Callable[[Tensor, Tensor, float], float]) -> None
         bugs = {
             "the scale is forgotten": want / s,
             "the scale is not squared": want * s**-0.5,
+            "the scale is squared": want * s,
             "squared, without the root": want**2,
+            "squared, without the root, and the scale is not": want**2 / s,
+            "divided by r once more": want / r,
+            "multiplied by r": want * r,
             "lengths do not multiply": s * float(B.norm() * A.norm()),
         }
         bug = next((bug for bug, wrong in bugs.items() if math.isclose(got, wrong, rel_tol=1e-3)), "another length")
@@ -188,16 +219,20 @@ QUESTIONS = [
     "Where is Lima?",
     "Is tea older than coffee in China?",
     "Is a notable man rich?",
+    "is a notable man rich?",  # a twin in `train` itself, as in the clinic: one held-out text, two matches
     "Где Лима?",
 ]
 TWINS = {
     "an exact copy is missed": ["What is 7 times 8?"],
-    "capitals still count": ["WHERE IS LIMA?", "who wrote emma?"],
+    "capitals still count": ["WHERE IS LIMA?", "who wrote emma?", "IS A NOTABLE MAN RICH?"],
     "spaces still count": ["Who  wrote Emma?", " Where is Lima? "],
     "punctuation still counts": ["Name a red fruit", "What is 7 times 8 ??"],
     "some punctuation still counts": ['"Who wrote Emma?"', "(Where is: Lima);"],
+    "punctuation beyond ASCII still counts": ["“Who wrote Emma?”", "Where is Lima …"],
 }
 INNOCENT = {
+    "alike is not the same": ["When was the moon handing?"],
+    "digits are lost": ["What is 6 times 9?"],
     "an innocent text is accused": [
         "Who wrote Emma in French?",
         "Where is Lima, Ohio?",
@@ -206,10 +241,14 @@ INNOCENT = {
         "When was the landing?",
     ],
     "a part of a text is accused": ["Is tea older than coffee?"],
-    "alike is not the same": ["What is 7 times 9?"],
     "words are glued together": ["Is a not able man rich?"],
     "letters of other alphabets are lost": ["Кто там?"],
 }
+
+
+def _seen(text: str) -> str:
+    """A text as a message shows it: a page would swallow spaces at its ends, and all but one of several."""
+    return repr(text.replace("  ", "␣␣") if text == text.strip() else text.replace(" ", "␣"))
 
 
 @register(
@@ -241,12 +280,19 @@ def leaks(function: Callable[[list[str], list[str]], Iterable[str]]) -> None:
             got = found([twin])
             if not got:
                 missed.setdefault(bug, twin)
+            elif len(got) > 1 and set(got) == {twin}:
+                raise Wrong(
+                    "once for each twin",
+                    f"{twin!r} stands once in `held_out`, and you return it {len(got)} times: it has as many twins in `train`",
+                )
             elif got != [twin]:
                 bug = "texts of the wrong side" if got[0] in QUESTIONS else "texts in another form"
                 raise Wrong(bug, f"`held_out` writes {twin!r}, and you say {got}")
     if missed:
-        bug = "only exact copies are found" if len(missed) == len(TWINS) - 1 else next(iter(missed))
-        raise Wrong(bug, f"{missed.popitem()[1]!r} is a twin of a training text and was not found")
+        name, twin = next(iter(missed.items()))
+        bug = "only exact copies are found" if len(missed) == len(TWINS) - 1 else name
+        spaces = " (␣ is a space)" if "␣" in _seen(twin) else ""
+        raise Wrong(bug, f"{_seen(twin)} is a twin of a training text and was not found{spaces}")
     for bug, texts in INNOCENT.items():
         if accused := found(texts):
             raise Wrong(bug, f"{accused[0]!r} is another question than any in `train`")

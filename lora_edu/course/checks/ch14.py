@@ -52,6 +52,12 @@ def choose(function: Callable[[Need, int, int], tuple[int, int, bool]]) -> None:
             _compare(function, need, rows, room, sizes)  # fmt: skip
 
 
+def _swapped(function: Callable[..., Any]) -> bool:
+    """Six of twelve rows fit: who says 2 × 6 has turned round 6 × 2. Nobody who misses a size says so."""
+    got = attempt(function, lambda at_once, checkpointed: 100 + at_once, 12, 107)
+    return isinstance(got, tuple | list) and list(got[:2]) == [2, 6]
+
+
 def _compare(function: Callable[..., Any], need: Need, rows: int, room: int, sizes: Sequence[int]) -> None:
     fitting = [(max(fits), flag) for flag in (False, True) if (fits := [s for s in sizes if need(s, flag) <= room])]
     where = f"{rows} rows a step, one row at once takes {need(1, False)} bytes ({need(1, True)} checkpointed), all take {need(rows, False)}, room for {room}"
@@ -77,18 +83,29 @@ def _compare(function: Callable[..., Any], need: Need, rows: int, room: int, siz
             "the three values stand in another order", "first the rows at once, then how often, then True or False"
         )
     size, times = (as_number(value, "`choose`") for value in got[:2])
+    if isinstance(size, float) or isinstance(times, float):
+        raise Wrong(
+            "not whole numbers",
+            f"{where}: you chose {tuple(got)}; a trainer takes rows and steps as int (`//`, not `/`)",
+        )
     checkpointed = got[2].item() if getattr(got[2], "shape", None) == () else got[2]  # NumPy's bool, or a tensor's
     if not isinstance(checkpointed, bool):
         raise Wrong("checkpointing is not True or False", f"the third value is {got[2]!r}")
-    if size * times != rows or size != int(size) or times != int(times):
+    if size * times != rows:
         raise Wrong("the step has other rows", f"{where}: {size} at once, {times} times, is not {rows}")
     if not fitting:
         raise Wrong("nothing fits, and nothing is said", f"{where}: you chose {tuple(got)}; nothing fits there")
     if need(size, checkpointed) > room:
+        if _swapped(function):
+            raise Wrong(
+                "the first two values are swapped", f"{where}: you chose {tuple(got)}; the rows at once come first"
+            )
         raise Wrong("it does not fit", f"{where}: {tuple(got)} needs {need(size, checkpointed)}")
     best, flag = fitting[0]
     if checkpointed and not flag:
         raise Wrong("checkpointing where it is not needed", f"{where}: {best} at once fits without it")
+    if _swapped(function):
+        raise Wrong("the first two values are swapped", f"{where}: you chose {tuple(got)}; the rows at once come first")
     if size < best:
         just = need(best, flag) == room and size == max(s for s in sizes if s < best)
         raise Wrong(
@@ -103,16 +120,16 @@ def _compare(function: Callable[..., Any], need: Need, rows: int, room: int, siz
     stars=2,
     minutes=6,
     task="`before` and `after` are lists with a 1 or 0 for each of the *same* held-out rows: answered right or wrong by the base and by what you trained. "
-    'Write `verdict(before, after)`: "better", "worse" or "cannot tell", at 95 %. You may build on '
-    "`gain, _ = paired_bootstrap(share(before), share(after))` from `lora_edu.evaluation.metrics`: it redraws the rows of both together, and `gain` has the edges "
-    "`low` and `high`.",
+    'Write `verdict(before, after)`: "better", "worse" or "cannot tell". Only rows that changed speak. If nothing was gained or lost, each of them is a '
+    "fair coin: it went up or down by chance. Something is found if so many coins would fall at least so unevenly, either way, in at most 5 % of all throws. "
+    "Count the throws exactly (`math.comb`), or build on `gain, p = paired_gain(share(before), share(after))` from `lora_edu.evaluation`.",
     wants="verdict",
     shows="A verdict on the same rows looks at the rows that changed; a few of them say nothing.",
     hints=(
-        "Both lists are about the same rows, so look at each row's own change: after − before, which is 1, 0 or −1.",
-        "Draw as many changes from the list of changes, with replacement, and take their mean; do that a thousand times. Where do 95 % of the means lie?",
-        "`from lora_edu.evaluation import paired_bootstrap, share` does it: `gain, _ = paired_bootstrap(share(before), share(after))`. Then `gain.low` and "
-        "`gain.high` are the edges. If 0 lies between them or on one, it cannot be told.",
+        "Count the rows that went from 0 to 1 (gained) and from 1 to 0 (lost). With gained + lost coins there are 2 ** (gained + lost) equally likely throws.",
+        "`sum(comb(n, k) for k in range(min(gained, lost) + 1))` of them show as few heads as the rarer side, or fewer. As many show as few tails: twice that, of 2 ** n, is p.",
+        "`from lora_edu.evaluation import paired_gain, share` does it: `gain, p = paired_gain(share(before), share(after))`. If p is above 0.05, it cannot be told; "
+        "else the sign of `gain.value` decides.",
     ),
 )
 def verdict(function: Callable[[Sequence[int], Sequence[int]], str]) -> None:
@@ -129,10 +146,13 @@ def verdict(function: Callable[[Sequence[int], Sequence[int]], str]) -> None:
         (60, 40, 28, 200, OPEN, "only the totals are compared"),
         (8, 9, 0, 24, BETTER, "a gain on few rows is not seen"),
         (30, 30, 20, 100, OPEN, "a large share is taken for a sure one"),
-        (60, 22, 7, 200, BETTER, "more is asked for than 95 %"),
-        (60, 7, 22, 200, WORSE, "more is asked for than 95 %"),
-        (60, 85, 50, 300, BETTER, "many lost rows hide a gain"),
         (60, 19, 10, 200, OPEN, "less is asked for than 95 %"),
+        (60, 22, 7, 200, BETTER, "more is asked for than 95 %"),
+        (60, 20, 8, 200, BETTER, "more is asked for than 95 %"),
+        (60, 8, 20, 200, WORSE, "more is asked for than 95 %"),
+        (60, 85, 50, 300, BETTER, "many lost rows hide a gain"),
+        (14, 4, 0, 24, OPEN, "four coins that fall alike are taken for a finding"),
+        (14, 0, 4, 24, OPEN, "four coins that fall alike are taken for a finding"),
     ):
         before = [1] * (right + lost) + [0] * (rows - right - lost)
         after = [1] * right + [0] * lost + [1] * gained + [0] * (rows - right - lost - gained)
@@ -171,40 +191,54 @@ def verdict(function: Callable[[Sequence[int], Sequence[int]], str]) -> None:
 )
 def per_process(function: Callable[..., float]) -> None:
     random = generator()
-    for processes, shards in ((2, False), (2, True), (4, False), (4, True), (8, False), (8, True), (1, False)):
-        w, g, o, a, gathered = (
-            (torch.randint(50, 900, (5,), generator=random) + torch.tensor([2000, 700, 1100, 0, 0])) * 840
-        ).tolist()
-        kept, n = w + g + o, processes
-        wanted = (kept + a) / n + gathered if shards else kept + a / n
-        got = as_number(attempt(function, w, g, o, a, gathered, processes, shards), "`per_process`")
-        if abs(got - wanted) <= 2:  # rounded up or down
+    cases = ((2, False), (2, True), (4, False), (4, True), (8, False), (8, True), (1, False))
+    for processes, shards in cases:
+        entries = (torch.randint(50, 900, (5,), generator=random) + torch.tensor([2000, 700, 1100, 0, 0])) * 840
+        w, g, o, a, gathered = entries.tolist()
+        n = processes
+        got = as_number(attempt(function, w, g, o, a, gathered, n, shards), "`per_process`")
+        if abs(got - _needs(w, g, o, a, gathered, n, shards)) <= 2:  # rounded up or down
             continue
-        bugs = {
-            "a process sees its own rows only": kept / n + a + gathered if shards else kept + a,
-            "all processes together, not one": n * wanted,
-            "the optimiser is forgotten": wanted - (o / n if shards else o),
-            "gradients are forgotten": wanted - (g / n if shards else g),
-        }
-        bugs |= {
-            "FSDP counted as if it were DDP": kept + a / n,
-            "what is gathered is forgotten": (kept + a) / n,
-            "what is gathered is whole": (kept + a + gathered) / n,
-            "the weights are kept whole": w + (g + o + a) / n + gathered,
-            "its own part of the weights is left out": (g + o + a) / n + gathered,
-            "the optimiser is shared out as well": (w + g + a) / n + o + gathered,
-            "gradients are shared out as well": (w + o + a) / n + g + gathered,
-            "not only the weights are shared out": w / n + g + o + a / n + gathered,
-        } if shards else {
-            "DDP and FSDP are exchanged": (kept + a) / n + gathered,
-            "DDP does not divide what is kept": (kept + a) / n,
-            "DDP gathers nothing": kept + a / n + gathered,
-        }  # fmt: skip
-        bug = next((bug for bug, wrong in bugs.items() if abs(got - wrong) <= 2), "another number of bytes")
+        bug = next(
+            (bug for bug, wrong in _other_sums(w, g, o, a, gathered, n, shards).items() if abs(got - wrong) <= 2),
+            "another number of bytes",
+        )
+        if bug == "DDP and FSDP are exchanged":  # … or always FSDP
+            other = as_number(attempt(function, w, g, o, a, gathered, n, not shards), "`per_process`")
+            bug = "DDP counted as if it were FSDP" if abs(other - got) <= 2 else bug
         how = f"{n} process{'es' if n > 1 else ''}, {'FSDP' if shards else 'DDP'}"
         raise Wrong(
             bug, f"{how}: weights {w:,}, gradients {g:,}, optimiser {o:,}, activations {a:,}, gathered {gathered:,}: you say {got:,.0f}"
         )  # fmt: skip
+
+
+def _needs(w: int, g: int, o: int, a: int, gathered: int, n: int, shards: bool) -> float:
+    return (w + g + o + a) / n + gathered if shards else w + g + o + a / n
+
+
+def _other_sums(w: int, g: int, o: int, a: int, gathered: int, n: int, shards: bool) -> dict[str, float]:
+    """What each way to get it wrong returns."""
+    wanted, kept = _needs(w, g, o, a, gathered, n, shards), w + g + o
+    bugs = {
+        "a process sees its own rows only": kept / n + a + gathered if shards else kept + a,
+        "all processes together, not one": n * wanted,
+        "the optimiser is forgotten": wanted - (o / n if shards else o),
+        "gradients are forgotten": wanted - (g / n if shards else g),
+    }
+    return bugs | {
+        "FSDP counted as if it were DDP": kept + a / n,
+        "what is gathered is forgotten": (kept + a) / n,
+        "what is gathered is whole": (kept + a + gathered) / n,
+        "the weights are kept whole": w + (g + o + a) / n + gathered,
+        "its own part of the weights is left out": (g + o + a) / n + gathered,
+        "the optimiser is shared out as well": (w + g + a) / n + o + gathered,
+        "gradients are shared out as well": (w + o + a) / n + g + gathered,
+        "not only the weights are shared out": w / n + g + o + a / n + gathered,
+    } if shards else bugs | {
+        "DDP and FSDP are exchanged": (kept + a) / n + gathered,
+        "DDP does not divide what is kept": (kept + a) / n,
+        "DDP gathers nothing": kept + a / n + gathered,
+    }  # fmt: skip
 
 
 @register(
@@ -228,6 +262,11 @@ def unequal_shares(function: Callable[[Sequence[int]], Sequence[float]]) -> None
     for counts in ([12, 4], [5, 5, 5, 5], [7, 0, 3], *drawn):
         n, tokens = len(counts), sum(counts)
         got = attempt(function, list(counts))
+        if isinstance(got, dict | set):
+            raise Wrong(
+                "not a list in the processes' order",
+                f"for counts {counts} `weights_of` returned a {type(got).__name__}",
+            )
         try:
             found = torch.as_tensor([float(value) for value in got], dtype=torch.float64)
         except (TypeError, ValueError):
