@@ -83,11 +83,9 @@ def _compare(function: Callable[..., Any], need: Need, rows: int, room: int, siz
             "the three values stand in another order", "first the rows at once, then how often, then True or False"
         )
     size, times = (as_number(value, "`choose`") for value in got[:2])
-    if isinstance(size, float) or isinstance(times, float):
-        raise Wrong(
-            "not whole numbers",
-            f"{where}: you chose {tuple(got)}; a trainer takes rows and steps as int (`//`, not `/`)",
-        )
+    if any(isinstance(value.item() if hasattr(value, "item") else value, float) for value in got[:2]):
+        said = f"{where}: you chose {tuple(got)}; a trainer takes rows and steps as int (`//`, not `/`)"
+        raise Wrong("not whole numbers", said)
     checkpointed = got[2].item() if getattr(got[2], "shape", None) == () else got[2]  # NumPy's bool, or a tensor's
     if not isinstance(checkpointed, bool):
         raise Wrong("checkpointing is not True or False", f"the third value is {got[2]!r}")
