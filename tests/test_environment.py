@@ -84,6 +84,19 @@ def test_make_names_what_the_readme_promises():
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 
+def test_the_users_ci_runs_what_the_readme_says():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    everything, elsewhere = workflow["jobs"]["everything"], workflow["jobs"]["elsewhere"]
+    assert any(step.get("run", "").startswith("make test") for step in everything["steps"])
+    machines = {(entry["os"], entry["python"]) for entry in elsewhere["strategy"]["matrix"]["include"]}
+    assert {(system, "3.11") for system in ("macos-latest", "windows-latest")} < machines
+    commands = "\n".join(step.get("run", "") for step in elsewhere["steps"])
+    pages = re.findall(r"notebooks/\S+\.ipynb", commands)
+    assert len(pages) == 2 and all((ROOT / page).is_file() for page in pages)
+    assert "not browser and not slow" in commands and "--nbval-sanitize-with nbval_sanitize.cfg" in commands
+    assert "python -m lora_edu fetch" in commands and "*not tested*" in README
+
+
 @pytest.mark.parametrize("target", ["check", "test"])
 def test_a_failing_step_fails_the_target(target, tmp_path):
     """`make` with tools that all fail: the exit code must not get lost on the way."""
@@ -127,7 +140,7 @@ def test_the_table_of_chapters_is_that_of_the_course():
             assert stated is None or minutes.startswith(stated[1]), f"chapter {number} says {stated[1]} minutes"
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "LICENSE-TEXT.md"])
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "AGENTS.md", "LICENSE-TEXT.md"])
 def test_links_lead_somewhere(page):
     text = re.sub(r"<!--.*?-->", "", (ROOT / page).read_text(), flags=re.DOTALL)
     for target in re.findall(r"\]\(([^)#\s]+)", text):
@@ -148,7 +161,7 @@ def test_the_readmes_snippet_runs(tmp_path, monkeypatch):
     (tmp_path / "my_rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     asked = []
     monkeypatch.setattr(
-        "lora_edu.models.base.load_base", lambda name: asked.append(name) or Base(make_tiny_llama(**llama), tokenizer)
+        "lora_edu.load_base", lambda name: asked.append(name) or Base(make_tiny_llama(**llama), tokenizer)
     )
     monkeypatch.chdir(tmp_path)
     names: dict = {}
