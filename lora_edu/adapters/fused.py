@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function, forward_ad
 from torch.nn.modules.module import _has_any_global_hook
+from torch.utils.weak import WeakIdKeyDictionary
 
 from lora_edu.adapters.recognise import is_gated_mlp
 
@@ -125,9 +126,40 @@ def cast(tensor: Any, dtype: torch.dtype | None) -> Any:
     return tensor if tensor is None or dtype is None else tensor.to(dtype)
 
 
+_copies: WeakIdKeyDictionary | None = None  # within `copies_kept`: weight → (its version, its copy in another type)
+
+
+@contextmanager
+def copies_kept() -> Iterator[None]:
+    """Within the block a frozen weight is cast once and not once a step. The same bits; the copies last as long as the block.
+
+    A weight that is changed in place, or replaced, is cast anew. Each thread's block sees the same copies; the outermost drops them.
+    """
+    global _copies
+    outermost = _copies is None
+    if outermost:
+        _copies = WeakIdKeyDictionary()
+    try:
+        yield
+    finally:
+        if outermost:
+            _copies = None
+
+
+def frozen_cast(W: Any, dtype: torch.dtype | None) -> Any:
+    """`cast` of a frozen weight, from the copies where they are kept."""
+    copies = _copies
+    if copies is None or dtype is None or W.dtype == dtype or W.requires_grad:
+        return cast(W, dtype)
+    found = copies.get(W)
+    if found is None or found[0] != W._version or found[1].dtype != dtype or found[1].device != W.device:
+        found = copies[W] = (W._version, W.to(dtype))
+    return found[1]
+
+
 def _part(tensors: Iterable[Any], scales: tuple[float, float], dtype: torch.dtype | None) -> Part:
-    W, b, A, B = (cast(tensor, dtype) for tensor in tensors)
-    return Part(W, b, A, B, *scales)
+    W, b, A, B = tensors
+    return Part(frozen_cast(W, dtype), cast(b, dtype), cast(A, dtype), cast(B, dtype), *scales)
 
 
 def _flat(x: Tensor) -> Tensor:

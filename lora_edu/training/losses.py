@@ -73,7 +73,7 @@ class _ChunkedLoss(Function):
         gradient, total = torch.empty_like(hidden), hidden.new_zeros((), dtype=wide(hidden.dtype))
         rows = max(1, CHUNK_BYTES // (W.shape[0] * total.element_size()))
         with fused.autocast_off(hidden):
-            head = fused.cast(W, dtype)
+            head = fused.frozen_cast(W, dtype)
             for x, target, out in zip(hidden.split(rows), targets[:, None].split(rows), gradient.split(rows)):
                 logits = F.linear(fused.cast(x, dtype), head).to(total.dtype)  # (rows, V)
                 largest, correct = logits.amax(1, keepdim=True), logits.gather(1, target)

@@ -195,6 +195,29 @@ def test_law_1_at_the_start_the_output_is_the_base_s_bit_for_bit(steps):
     assert steps.count("_GatedMLP") == 3 * 2 and steps.count("_Linear") == 3 * 2 * 4
 
 
+@pytest.mark.parametrize("make", [make_layer, make_mlp])
+def test_a_frozen_weight_is_cast_once_where_copies_are_kept(make, monkeypatch):
+    """The same bits as with a cast a step; a weight that has changed is cast anew; nothing is kept when the block has ended."""
+    module = make(dtype=torch.float32)
+    weights = [p for name, p in module.named_parameters() if not p.requires_grad]
+    x = torch.randn(4, 6)
+    plain = gradients(module, x, on=True, autocast=True)
+    with fused.copies_kept():
+        for _ in range(2):
+            assert_same(gradients(module, x, on=True, autocast=True), plain, 0.0)
+        kept = dict(fused._copies)
+        assert {id(w) for w in kept} == {id(w) for w in weights}
+        with fused.copies_kept():
+            gradients(module, x, on=True, autocast=True)
+        assert all(fused._copies[w][1] is copy for w, (_, copy) in kept.items())
+        with torch.no_grad():
+            weights[0].mul_(1.5)
+        changed = gradients(module, x, on=True, autocast=True)
+        assert not torch.equal(changed["y"], plain["y"])
+    assert fused._copies is None
+    assert_same(gradients(module, x, on=True, autocast=True), changed, 0.0)
+
+
 def test_a_mask_survives_its_bits():
     for shape in ((1, 1), (3, 5), (16, 8), (7, 9)):
         x = torch.randn(shape)
