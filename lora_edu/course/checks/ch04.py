@@ -1,6 +1,8 @@
 """Exercises of chapter 04, Into the transformer."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import re
+import warnings
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -47,28 +49,59 @@ def name_the_targets(targets_for: Mapping[str, Any]) -> None:
     if not isinstance(targets_for, Mapping) or set(targets_for) != set(WANTED):
         raise Wrong("other keys", f"`targets_for` is a dictionary with the keys {list(WANTED)}")
     for key, wanted in WANTED.items():
+        taken = _taken(key, _as_targets(key, targets_for[key]), wanted)
+        missing, extra = sorted(wanted - taken), sorted(taken - wanted)
+        if not missing and not extra:
+            continue
+        kinds = {name.rsplit(".", 1)[1] for name in extra} - {name.rsplit(".", 1)[1] for name in wanted}
+        counts = f"{key!r}: {len(taken)} are taken and {len(wanted)} were asked for"
+        if not extra:
+            raise Wrong("matrices are missing", f"{counts}; {missing[0]} is missing")
+        if not missing:
+            bug = "too many kinds of matrix" if kinds else "too many layers"
+            raise Wrong(bug, f"{counts}; {extra[0]} is one too many")
+        bug = "other kinds of matrix" if kinds else "other layers"
+        raise Wrong(bug, f"{counts}; {extra[0]} is taken and {missing[0]} is not")
+
+
+def _as_targets(key: str, given: Any) -> str | tuple[str, ...]:
+    """A string or a tuple of strings; a compiled expression is its text."""
+    if isinstance(given, re.Pattern):
+        given = given.pattern
+    if isinstance(given, str):
         try:
-            config = LoRAConfig(r=1, target_modules=targets_for[key])
-            taken = {target.name for target in plan(_shapes_of_the_model(), config)}
-        except LoRAEduError as error:
-            said = str(error)
-            if "also matches what no adapter" in said:
-                raise Wrong("more than matrices is matched", f"{key!r}: {said}") from None
-            whole = isinstance(targets_for[key], str) and not targets_for[key].startswith((".*", "model", "(", "^"))
-            bug = "the expression does not match whole names" if whole else "nothing is matched"
-            ends = "" if isinstance(targets_for[key], str) else " (a list holds ends of names, no expressions)"
-            raise Wrong(bug, f"{key!r}: {said}{ends}") from None
-        if missing := sorted(wanted - taken):
-            some = f"{len(missing)} of {len(wanted)} are missing, such as {missing[0]}"
-            extra = f", and {len(taken - wanted)} were not asked for" if taken - wanted else ""
-            raise Wrong("matrices are missing", f"{key!r}: {some}{extra}")
-        if extra_names := sorted(taken - wanted):
-            same_kinds = {name.rsplit(".", 1)[1] for name in taken} == {name.rsplit(".", 1)[1] for name in wanted}
-            bug = "too many layers" if same_kinds else "too many kinds of matrix"
-            raise Wrong(
-                bug,
-                f"{key!r}: {len(taken)} are taken and {len(wanted)} were asked for; {extra_names[0]} is one too many",
+            re.compile(given)
+        except re.error as error:
+            detail = (
+                f"{key!r}: Python cannot read {given!r}: {error}. (In an expression `*` repeats what stands before it.)"
             )
+            raise Wrong("the expression is broken", detail) from None
+        return given
+    names = tuple(given) if isinstance(given, Iterable) else None
+    if names is None or not all(isinstance(name, str) for name in names):
+        raise Wrong("neither a list of names nor an expression", f"{key!r} is {type(given).__name__}")
+    return names
+
+
+def _taken(key: str, targets: str | tuple[str, ...], wanted: Collection[str]) -> set[str]:
+    """The names that `targets` takes from the model. Raises: Wrong, where it takes none or something without a weight."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a name of several that matches nothing: it is missing below
+            return {target.name for target in plan(_shapes_of_the_model(), LoRAConfig(r=1, target_modules=targets))}
+    except LoRAEduError as error:
+        said = f"{key!r}: {error}"
+        if "also matches what no adapter" in said:
+            raise Wrong("more than matrices is matched", said) from None
+        if isinstance(targets, str):
+            part = any(re.search(targets, name) for name in wanted)
+            bug = "the expression does not match whole names" if part else "the expression matches no name"
+            raise Wrong(
+                bug, f"{said}. (It must match a name from its first letter to its last)" if part else said
+            ) from None
+        if any(set(name) & set("*\\[(|?+^$") for name in targets):
+            raise Wrong("an expression in a list", f"{said} (a list holds ends of names, no expressions)") from None
+        raise Wrong("no name of the list is there", said) from None
 
 
 def tiny(lora: LoRAConfig | None, hidden: int = 16, mlp: int = 24, layers: int = 12) -> nn.Module:
@@ -107,7 +140,7 @@ def _let_train(model: nn.Module, names: Collection[str]) -> int:
 @register(
     "04.3",
     title="Catch the impostor",
-    stars=3,
+    stars=2,
     minutes=10,
     task="Complete `impostors(model, paths)`: the names of all parameters whose `requires_grad` is not what it should be. `paths` names the "
     "modules that carry the adapter. Exactly their `lora_A.default` and `lora_B.default` should train (`default` is the adapter's name; a model "
@@ -121,15 +154,16 @@ def _let_train(model: nn.Module, names: Collection[str]) -> int:
         'A path and its factor: `f"{path}.lora_A.default"`. For sets, `a ^ b` is what lies in one of them and not in both.',
     ),
 )
-def catch_the_impostor(impostors: Callable[[nn.Module, Sequence[str]], Collection[str]]) -> None:
+def catch_the_impostor(impostors: Callable[[nn.Module, Sequence[str]], Iterable[str]]) -> None:
     model, paths = _suspect()
     sound = {f"{path}.{factor}.default" for path in paths for factor in ("lora_A", "lora_B")}
     expected, layer = _let_train(model, sound), "model.layers.{}.self_attn.{}_proj.{}"
     q = [layer.format(i, "q", f"lora_{factor}.default") for i in (0, 1) for factor in "AB"]  # 128 numbers each
     norms = [f"model.layers.{i}.input_layernorm.weight" for i in range(8)]  # 16 each
+    parameters, found = dict(model.named_parameters()), list[tuple[str, set[str], set[str]]]()
     for bug, *swapped in (
         ("a sound model is accused",),
-        ("any adapter is trusted", layer.format(1, "q", "lora_B.default"), layer.format(10, "q", "lora_A.default")),
+        ("an adapter on another layer is trusted", layer.format(1, "q", "lora_B.default"), layer.format(10, "q", "lora_A.default")),
         ("a weight of the base inside an adapted layer is overlooked",
          layer.format(2, "v", "lora_A.default"), layer.format(2, "v", "base_layer.weight")),
         ("a weight of the base is overlooked", q[0], layer.format(0, "k", "weight")),
@@ -141,30 +175,44 @@ def catch_the_impostor(impostors: Callable[[nn.Module, Sequence[str]], Collectio
         trains = sound ^ set(swapped)
         assert _let_train(model, trains) == expected  # what freezes is as large as what trains instead
         got = attempt(impostors, model, list(paths))
-        if isinstance(got, str | bool | int) or not isinstance(got, Collection):
+        if isinstance(got, str | bool | int | torch.Tensor) or not isinstance(got, Iterable):
             raise Wrong("not a set of names", f"`impostors` returned {type(got).__name__}; it should be a set of names")
-        if {name for name, parameter in model.named_parameters() if parameter.requires_grad} != trains:
+        if (other := next((item for item in (got := list(got)) if not isinstance(item, str)), None)) is not None:
+            raise Wrong("not a set of names", f"`impostors` returned a {type(other).__name__} among the names")
+        names = set(got)
+        if {name for name, parameter in parameters.items() if parameter.requires_grad} != trains:
             raise Wrong("the model is changed", "an audit looks on: after it, other parameters train than before")
-        _compare({str(name) for name in got}, set(swapped), dict(model.named_parameters()), bug)
+        if unknown := sorted(names - set(parameters)):
+            raise Wrong("no such parameter", f"`{unknown[0]}` is no parameter of the model: is it a module's path?")
+        if extra := sorted(names - set(swapped)):
+            right = (
+                "trains, and it should" if parameters[extra[0]].requires_grad else "does not train, and it should not"
+            )
+            raise Wrong("a sound parameter is accused", f"`{extra[0]}` {right}")
+        found.append((bug, names, set(swapped)))
+    _judge_reports(found, sound)
 
 
-def _compare(got: set[str], wanted: set[str], parameters: Mapping[str, nn.Parameter], bug: str) -> None:
-    if got == wanted:
+def _judge_reports(found: Sequence[tuple[str, set[str], set[str]]], sound: set[str]) -> None:
+    """Looks at all cases together, since what is never reported says more than what one case lacks. Raises: Wrong."""
+    missing = [(bug, swapped - names) for bug, names, swapped in found if swapped - names]
+    if not missing:
         return
-    if unknown := sorted(got - set(parameters)):
-        raise Wrong("no such parameter", f"`{unknown[0]}` is no parameter of the model: is it a module's path?")
-    if extra := sorted(got - wanted):
-        right = "trains, and it should" if parameters[extra[0]].requires_grad else "does not train, and it should not"
-        raise Wrong("a sound parameter is accused", f"`{extra[0]}` {right}")
-    missing = sorted(wanted - got, key=lambda name: parameters[name].requires_grad)
-    if not got:
+    reported = set[str]().union(*(names for _, names, _ in found))
+    bug, lacking = missing[0]
+    frozen, thawed = sorted(lacking & sound), sorted(lacking - sound)
+    if not reported:
         raise Wrong(
             "the right number is taken for the right names",
-            f"as many numbers train as should, but `{missing[0]}` does not train and `{missing[-1]}` does; nothing was reported",
+            f"as many numbers train as should, but `{frozen[0]}` does not train and `{thawed[0]}` does; nothing was reported",
         )
-    if not parameters[missing[0]].requires_grad:
-        raise Wrong("a factor that does not train is overlooked", f"`{missing[0]}` should train and is frozen")
-    raise Wrong(bug, f"`{missing[-1]}` trains, and should not")
+    if not reported - sound:
+        bug = "what trains and should not is never reported"
+    elif not reported & sound:
+        bug = "a factor that does not train is overlooked"
+    if thawed and bug != "a factor that does not train is overlooked":
+        raise Wrong(bug, f"`{thawed[-1]}` trains, and should not")
+    raise Wrong("a factor that does not train is overlooked", f"`{frozen[0]}` should train and is frozen")
 
 
 @register(
@@ -184,44 +232,107 @@ def _compare(got: set[str], wanted: set[str], parameters: Mapping[str, nn.Parame
 )
 def largest_useful_rank(function: Callable[[int, int], int]) -> None:
     random = torch.randint(1, 400, (12, 2), generator=generator()).tolist()
-    for n_out, n_in in [(30, 40), (10, 5), (6, 3), (192, 576), (4, 4), (1, 7), (1536, 576), (4096, 11008), *random]:
-        full, pair = n_out * n_in, n_out + n_in
-        wanted = (full - 1) // pair
-        got = as_number(attempt(function, n_out, n_in), "`largest_useful_rank`")
+    layers = [(30, 40), (40, 30), (10, 5), (6, 3), (192, 576), (4, 4), (1, 7), (1536, 576), (4096, 11008), *random]
+    answers = [as_number(attempt(function, *layer), "`largest_useful_rank`") for layer in layers]
+    for (n_out, n_in), got in zip(layers, answers):
         if got != int(got):
             raise Wrong(
                 "not a whole number", f"for a {n_out} × {n_in} layer it returned {got!r}; a rank is a whole number"
             )
-        if got == wanted:
-            continue
-        bugs = {
-            "equal is not fewer": full // pair,
-            "rounded up": -(-full // pair),
-            "one factor is forgotten": (full - 1) // n_in,
-            "one factor is forgotten, the other one": (full - 1) // n_out,
-            "that is the largest rank, useful or not": min(n_out, n_in),
-        }
-        bug = next((bug for bug, wrong in bugs.items() if got == wrong), "another rank")
-        raise Wrong(
-            bug,
-            f"for a {n_out} × {n_in} layer you say {got:g}: the adapter then has {int(got) * pair:,} numbers, the weight {full:,}",
-        )
+    bugs: dict[str, Callable[[int, int], float]] = {
+        "equal is not fewer": lambda m, n: m * n // (m + n),
+        "at least 1, though even that may be too large": lambda m, n: max(1, (m * n - 1) // (m + n)),
+        "rounded up": lambda m, n: -(-m * n // (m + n)),
+        "rounded to the nearest": lambda m, n: round(m * n / (m + n)),
+        "one too few": lambda m, n: (m * n - 1) // (m + n) - 1,
+        "B is forgotten": lambda m, n: (m * n - 1) // n,
+        "A is forgotten": lambda m, n: (m * n - 1) // m,
+        "that is the largest rank, useful or not": min,
+        "less than the shorter side is not yet fewer numbers": lambda m, n: min(m, n) - 1,
+        "half the shorter side: right for a square layer only": lambda m, n: min(m, n) // 2,
+    }
+    _compare_all(
+        layers,
+        answers,
+        lambda m, n: (m * n - 1) // (m + n),
+        bugs,
+        "another rank",
+        lambda layer, got, _: (
+            f"for a {layer[0]} × {layer[1]} layer you say {got:g}: the adapter then has "
+            f"{int(got) * sum(layer):,} numbers, the weight {layer[0] * layer[1]:,}"
+        ),
+    )
+
+
+def _compare_all(
+    cases: Sequence[tuple[Any, ...]],
+    answers: Sequence[float],
+    right: Callable[..., float],
+    bugs: Mapping[str, Callable[..., float]],
+    unknown: str,
+    detail: Callable[[Any, float, float], str],
+) -> None:
+    """Names the bug that gives *every* answer, so that a coincidence in one case names nothing. Raises: Wrong."""
+    wanted = [right(*case) for case in cases]
+    if list(answers) == wanted:
+        return
+    bug = next((bug for bug, wrong in bugs.items() if [wrong(*case) for case in cases] == list(answers)), unknown)
+    at = next(i for i, (got, value) in enumerate(zip(answers, wanted)) if got != value)
+    raise Wrong(bug, detail(cases[at], answers[at], wanted[at]))
+
+
+Shapes = Sequence[tuple[int, int]]
 
 
 @cache
-def _growths() -> list[tuple[list[tuple[int, int]], int, tuple[int, int], int]]:
-    """Shapes of the adapted matrices, tokens, the two ranks, and by how many bytes the ledger grows between them."""
-    cases: list[tuple[list[tuple[int, int]], int, tuple[int, int], int]] = []
+def _growths() -> list[tuple[tuple[Shapes, int, int, int], int]]:
+    """(Shapes of the adapted matrices, tokens, the two ranks), and by how many bytes the ledger grows between these."""
+    cases = list[tuple[tuple[Shapes, int, int, int], int]]()
     for names, hidden, layers, batch, length, ranks in (
-        (("q_proj", "v_proj"), 16, 2, 2, 8, (1, 5)),
+        (("v_proj",), 16, 5, 2, 7, (1, 4)),  # 5 matrices of (8, 16)
         ((*ATTENTION, *MLP), 32, 3, 3, 5, (2, 8)),
-        (("down_proj",), 16, 4, 1, 40, (3, 4)),
+        (("down_proj",), 16, 3, 1, 40, (3, 4)),
     ):
         configs = [LoRAConfig(r=r, target_modules=names) for r in ranks]
         before, after = (predict_memory(tiny(config, hidden, layers=layers), batch, length).total for config in configs)
-        shapes = [target.shape for target in plan(tiny(None, hidden, layers=layers), configs[0])]
-        cases.append((shapes, batch * length, ranks, after - before))
+        shapes = tuple(target.shape for target in plan(tiny(None, hidden, layers=layers), configs[0]))
+        cases.append(((shapes, batch * length, *ranks), after - before))
     return cases
+
+
+def _bytes(
+    trained: float = 16, remembered: float = 4, numbers: Callable[[int, int], float] = lambda m, n: m + n
+) -> Callable[[Shapes, int, int, int], float]:
+    """A formula for the growth: bytes a number that trains, bytes a number of A x, and how many numbers train a direction."""
+    return lambda shapes, tokens, a, b: (
+        (b - a) * (trained * sum(numbers(m, n) for m, n in shapes) + remembered * tokens * len(shapes))
+    )
+
+
+_GROWTH = _bytes()
+_GROWTH_BUGS: dict[str, Callable[[Shapes, int, int, int], float]] = {
+    "what is remembered is forgotten": _bytes(remembered=0),
+    "what trains is forgotten": _bytes(trained=0),
+    "A x is counted once for all matrices": lambda s, t, a, b: _GROWTH(s, t, a, b) - 4 * (b - a) * t * (len(s) - 1),
+    "A x is counted once for all tokens": lambda s, t, a, b: _GROWTH(s, t, a, b) - 4 * (b - a) * (t - 1) * len(s),
+    "the four bytes of each number of A x are forgotten": _bytes(remembered=1),
+    "A x is counted twice": _bytes(remembered=8),
+    "AdamW keeps two numbers for each that trains": _bytes(trained=8),
+    "four bytes a trained number are missing": _bytes(trained=12),
+    "four bytes a trained number are too many": _bytes(trained=20),
+    "an adapter pays for the sides, not for the area": _bytes(numbers=lambda m, n: m * n),
+    "A is forgotten": _bytes(numbers=lambda m, n: m),
+    "B is forgotten": _bytes(numbers=lambda m, n: n),
+    "what is remembered is B's output, not A's": lambda s, t, a, b: (
+        (b - a) * sum(16 * (m + n) + 4 * t * m for m, n in s)
+    ),
+    "only the optimiser is counted": _bytes(trained=8, remembered=0),
+    "numbers, not bytes": _bytes(trained=1, remembered=0),
+    "numbers, not bytes, of all four entries": _bytes(trained=4, remembered=1),
+    "half of it": _bytes(trained=8, remembered=2),
+    "the whole cost at the new rank, not the growth": lambda s, t, a, b: _GROWTH(s, t, 0, b),
+    "the ranks are the wrong way round": lambda s, t, a, b: _GROWTH(s, t, b, a),
+}
 
 
 @register(
@@ -239,29 +350,18 @@ def _growths() -> list[tuple[list[tuple[int, int]], int, tuple[int, int], int]]:
         "Trained: 16 · (r_to − r_from) · Σ(out + in). Remembered: 4 · (r_to − r_from) · tokens, once for each matrix.",
     ),
 )
-def growth(function: Callable[[Sequence[tuple[int, int]], int, int, int], float]) -> None:
-    for shapes, tokens, ranks, wanted in _growths():
-        got = as_number(attempt(function, tuple(shapes), tokens, *ranks), "`growth`")
-        if got == wanted:
-            continue
-        more = ranks[1] - ranks[0]
-        numbers, remembered = more * sum(map(sum, shapes)), 4 * more * tokens
-        bugs = {
-            "what is remembered is forgotten": 16 * numbers,
-            "A x is counted once for all matrices": 16 * numbers + remembered,
-            "A x is counted once for all tokens": 16 * numbers + 4 * more * len(shapes),
-            "AdamW keeps two numbers for each that trains": 8 * numbers + remembered * len(shapes),
-            "four bytes a trained number are missing": 12 * numbers + remembered * len(shapes),
-            "an adapter pays for the sides, not for the area": 16 * more * sum(n_out * n_in for n_out, n_in in shapes)
-            + remembered * len(shapes),
-            "A is forgotten": 16 * more * sum(n_out for n_out, _ in shapes) + remembered * len(shapes),
-            "B is forgotten": 16 * more * sum(n_in for _, n_in in shapes) + remembered * len(shapes),
-            "only the optimiser is counted": 8 * numbers,
-            "numbers, not bytes": numbers,
-            "the whole cost at the new rank, not the growth": wanted * ranks[1] / more,
-        }
-        bug = next((bug for bug, wrong in bugs.items() if got == wrong), "another number of bytes")
-        raise Wrong(
-            bug,
-            f"{len(shapes)} matrices, {tokens} tokens, r = {ranks[0]} → {ranks[1]}: the ledger grows by {wanted:,} bytes, you say {got:,}",
-        )
+def growth(function: Callable[[Shapes, int, int, int], float]) -> None:
+    cases = [case for case, _ in _growths()]
+    assert [_GROWTH(*case) for case in cases] == [grown for _, grown in _growths()]  # the formula is the ledger's
+    answers = [as_number(attempt(function, *case), "`growth`") for case in cases]
+    _compare_all(
+        cases,
+        answers,
+        _GROWTH,
+        _GROWTH_BUGS,
+        "another number of bytes",
+        lambda case, got, wanted: (
+            f"{len(case[0])} matrices, {case[1]} tokens, r = {case[2]} → {case[3]}: "
+            f"the ledger grows by {wanted:,} bytes, you say {got:,}"
+        ),
+    )

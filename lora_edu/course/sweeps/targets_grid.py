@@ -6,6 +6,8 @@ so the scores are those of this short recipe and not of each choice at its best.
 `targets_same_alpha` is the same with one α for all.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -41,25 +43,35 @@ CHOICES = (
 )
 
 
-def held_out_loss(base: Base, config: LoRAConfig | None, seed: int = 0) -> float:
-    """Nats an answer token on the held-out rows, after training `config` with `TRAIN` (None: of the base as it is). Chapter 04.
+@contextmanager
+def trained(
+    base: Base, config: LoRAConfig | None, seed: int = 0, learning_rate: float = TRAIN.learning_rate
+) -> Iterator[Trainer]:
+    """A `Trainer` whose model has trained `config` with `TRAIN` at this rate (None: the base as it is). Chapter 04.
 
     base: the model, without adapters, and its tokenizer; it is left as it was. seed: draws A and the order of the rows.
     """
     model, tokenizer = base
-    splits = get_task(TASK).splits()
-    train, held_out = (encode_rows(rows, tokenizer) for rows in (splits.train, splits.valid[:HELD_OUT]))
+    settings = TrainConfig.from_dict(TRAIN.to_dict() | {"seed": seed, "learning_rate": learning_rate})
+    rows = encode_rows(get_task(TASK).splits().train, tokenizer)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         inject(model, config or LoRAConfig())
     try:
-        trainer = Trainer(
-            model, train, causal_lm_loss, TrainConfig.from_dict(TRAIN.to_dict() | {"seed": seed}),
-            eval_examples=held_out, progress=False, collate=partial(collate, pad_token_id=tokenizer.pad_token_id),
-        )  # fmt: skip
-        return trainer.evaluate() if config is None else trainer.train().evaluations[-1]["loss"]
+        pad = partial(collate, pad_token_id=tokenizer.pad_token_id)
+        trainer = Trainer(model, rows, causal_lm_loss, settings, progress=False, collate=pad)
+        if config is not None:
+            trainer.train()
+        yield trainer
     finally:
         unload(model)
+
+
+def held_out_loss(base: Base, config: LoRAConfig | None, seed: int = 0) -> float:
+    """Nats an answer token on the held-out rows after `trained`. Chapter 04."""
+    held_out = encode_rows(get_task(TASK).splits().valid[:HELD_OUT], base.tokenizer)
+    with trained(base, config, seed) as trainer:
+        return trainer.evaluate(held_out)
 
 
 def at_scale(choice: Choice) -> LoRAConfig:
