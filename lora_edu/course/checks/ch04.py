@@ -177,9 +177,10 @@ def catch_the_impostor(impostors: Callable[[nn.Module, Sequence[str]], Iterable[
         got = attempt(impostors, model, list(paths))
         if isinstance(got, str | bool | int | torch.Tensor) or not isinstance(got, Iterable):
             raise Wrong("not a set of names", f"`impostors` returned {type(got).__name__}; it should be a set of names")
-        if (other := next((item for item in (got := list(got)) if not isinstance(item, str)), None)) is not None:
+        items = list(got)
+        if (other := next((item for item in items if not isinstance(item, str)), None)) is not None:
             raise Wrong("not a set of names", f"`impostors` returned a {type(other).__name__} among the names")
-        names = set(got)
+        names = set(items)
         if {name for name, parameter in parameters.items() if parameter.requires_grad} != trains:
             raise Wrong("the model is changed", "an audit looks on: after it, other parameters train than before")
         if unknown := sorted(names - set(parameters)):

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -44,18 +45,17 @@ CHOICES = (
 
 
 @contextmanager
-def trained(
-    base: Base, config: LoRAConfig | None, seed: int = 0, learning_rate: float = TRAIN.learning_rate
-) -> Iterator[Trainer]:
-    """A `Trainer` whose model has trained `config` with `TRAIN` at this rate (None: the base as it is). Chapter 04.
+def trained(base: Base, config: LoRAConfig | None, **changes: Any) -> Iterator[Trainer]:
+    """A `Trainer` whose model has trained `config` with `TRAIN` (None: the base as it is). Chapter 04.
 
-    base: the model, without adapters, and its tokenizer; it is left as it was. seed: draws A and the order of the rows.
+    base: the model, without adapters, and its tokenizer; it is left as it was.
+    changes: to `TRAIN`, such as `learning_rate`; `seed` draws A and the order of the rows.
     """
     model, tokenizer = base
-    settings = TrainConfig.from_dict(TRAIN.to_dict() | {"seed": seed, "learning_rate": learning_rate})
+    settings = replace(TRAIN, **changes)
     rows = encode_rows(get_task(TASK).splits().train, tokenizer)
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.manual_seed(settings.seed)
         inject(model, config or LoRAConfig())
     try:
         pad = partial(collate, pad_token_id=tokenizer.pad_token_id)
@@ -70,7 +70,7 @@ def trained(
 def held_out_loss(base: Base, config: LoRAConfig | None, seed: int = 0) -> float:
     """Nats an answer token on the held-out rows after `trained`. Chapter 04."""
     held_out = encode_rows(get_task(TASK).splits().valid[:HELD_OUT], base.tokenizer)
-    with trained(base, config, seed) as trainer:
+    with trained(base, config, seed=seed) as trainer:
         return trainer.evaluate(held_out)
 
 
