@@ -3,21 +3,23 @@
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from inspect import isgeneratorfunction
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lora_edu.course.checks.small_loop import LOOP_BUGS, Reader, batch_of, gradients, loss_sum, run_with
+from lora_edu.course.checks.judged_loop import judge_frozen, judge_run
+from lora_edu.course.checks.small_loop import Reader, batch_of, flat, gradients, reference_run
 from lora_edu.course.checks.watched_loop import Steps, WatchedLoss
 from lora_edu.course.exercises import NotAttempted, Wrong, as_number, attempt, close, generator, register
 from lora_edu.data.examples import IGNORE
 
-PAD = 2  # of the rows that the checkers make up: the token that ends an answer, and the one that pads
-
 
 def _values(got: Any) -> Sequence[Any] | None:
-    """What a list, tuple, tensor or array holds; None for anything else."""
+    """What a list, tuple, tensor or array holds, one of a single row too; None for anything else."""
+    got = got.reshape(-1) if getattr(got, "ndim", 0) == 2 and len(got) == 1 else got  # (1, T)
     got = got.tolist() if hasattr(got, "tolist") else got
     return got if isinstance(got, Sequence) and not isinstance(got, str) else None
 
@@ -34,11 +36,23 @@ def _numbers(got: Any, what: str) -> list[int]:
         raise Wrong("not a list of labels", f"{what} holds something that is no whole number: {values!r}") from None
 
 
-def _row(random: torch.Generator, prompt: int, answer: int) -> list[int]:
-    """A prompt that holds the end-of-turn token too, and an answer that ends in it."""
+def _row(random: torch.Generator, prompt: int, answer: int, end: int = 2) -> list[int]:
+    """A prompt that holds the token `end` too, and an answer that ends in it."""
     ids = torch.randint(10, 99, (prompt + answer,), generator=random).tolist()
-    ids[prompt // 2] = ids[-1] = PAD
+    ids[prompt // 2] = ids[-1] = end
     return ids
+
+
+def _listed(function: Any) -> Any:
+    """A generator function as one that returns a list; anything else as it is."""
+    if not isgeneratorfunction(function):
+        return function
+
+    @wraps(function)
+    def run(*values: Any) -> list[Any]:
+        return list(function(*values))
+
+    return run
 
 
 @register(
@@ -62,7 +76,7 @@ def shifted_labels(function: Callable[[list[int], int], Sequence[int]]) -> None:
         ids = _row(random, prompt, answer)
         wanted = [IGNORE] * (prompt - 1) + ids[prompt:] + [IGNORE]
         copy = list(ids)
-        got = attempt(function, copy, prompt)
+        got = attempt(_listed(function), copy, prompt)
         if copy != ids:
             raise Wrong(
                 "the ids are changed in place", "`shifted_labels` changed the list it was given: make a new one"
@@ -86,8 +100,12 @@ def shifted_labels(function: Callable[[list[int], int], Sequence[int]]) -> None:
             "a token of the prompt is learnt": [IGNORE] * (prompt - 2) + ids[prompt - 1 :] + [IGNORE],
         }
         bug = next((bug for bug, wrong in bugs.items() if got == wrong), None)
-        if bug is None:
-            bug = "other labels" if len(got) == len(ids) else "another length"
+        if bug is None and len(got) != len(ids):
+            bug = "another length"
+        elif bug is None:
+            other = {label for label, right in zip(got, wanted) if right == IGNORE and label != IGNORE}
+            masked_so = [IGNORE if right == IGNORE else label for label, right in zip(got, wanted)] == wanted
+            bug = "masked with another number than −100" if masked_so and len(other) == 1 else "other labels"
         raise Wrong(bug, f"for {len(ids)} ids of which {prompt} are the prompt, {ids}, you give {got}")
 
 
@@ -107,92 +125,63 @@ def shifted_labels(function: Callable[[list[int], int], Sequence[int]]) -> None:
     ),
 )
 def train_by_hand(function: Callable[..., Sequence[float]]) -> None:
-    seeds = torch.randint(0, 10**6, (2,), generator=generator()).tolist()
-    for seed in seeds:
+    lr = 0.03
+    for seed in torch.randint(0, 10**6, (2,), generator=generator()).tolist():
         random = torch.Generator().manual_seed(seed)
         batches = [batch_of(random, *sizes) for sizes in ((2, 6, 2), (1, 4, 1), (3, 9, 5), (2, 5, 3), (2, 7, 1))]
-        start = Reader(random)
-        variants = {name: run_with(start, batches, name) for name in ("", *LOOP_BUGS)}
         model = Reader(random)
-        model.load_state_dict(start.state_dict())
-        frozen = model.table.weight.clone()
-        seen = Steps(model)
-        with seen:
-            got = _attempt(function, model, batches, loss_sum, 0.03)
-        if not torch.equal(frozen, model.table.weight) or any(p.requires_grad for p in model.table.parameters()):
-            raise Wrong(
-                "a frozen weight has changed", "the base's table was frozen when you got it, and is not what it was"
-            )
-        if torch.equal(start.trained.weight, model.trained.weight):
-            raise Wrong(
-                "nothing has moved",
-                "the trained weight is what it was: is the optimiser's step taken, and are the gradients still there when it is?",
-            )
-        weight, losses, grads = variants.pop("")
-        size = (seen.grads[0].norm() / grads[0].norm()).item() if seen.grads else 1.0
-        if close(model.trained.weight.detach(), weight):
-            _judge_gradients(seen, grads)
-            _judge_losses(got, losses)
-            continue
-        # AdamW hardly notices a constant factor, so the weights alone do not tell what was divided by what
-        bug = next((bug for bug, run in variants.items() if _same(model, seen, run[0], run[2])), "another run")
-        if bug == "another run" and seen.grads and close(seen.grads[0] / size, grads[0]):
-            bug = "divided by another number than that of the tokens" if abs(size - 1) > 1e-3 else bug
-        distance = (model.trained.weight.detach() - weight).norm() / (weight - start.trained.weight).norm()
-        raise Wrong(
-            bug,
-            f"after {len(batches)} steps your weight ends {distance:.2f} × the reference's whole path away from the reference's end",
-        )
-
-
-def _judge_gradients(seen: Steps, wanted: Sequence[Tensor]) -> None:
-    """For a run whose weights are right. Raises: Wrong."""
-    if seen.frozen_too:
-        raise Wrong(
-            "the optimiser is given what is frozen",
-            "the weights come out right, but the optimiser got the base's frozen table too: hand it what trains, and nothing else",
-        )
-    for step, (got, grad) in enumerate(zip(seen.grads, wanted), 1):
-        if not close(got, grad, 1e-3):
-            raise Wrong(
-                "not the gradient of the mean",
-                f"the weights come out right, for AdamW hardly notices a constant factor; but at step {step} the gradient is "
-                f"{got.norm() / grad.norm():.2f} times as long as that of the mean loss a token",
-            )
-
-
-def _same(model: Reader, seen: Steps, weight: Tensor, grads: Sequence[Tensor]) -> bool:
-    """Whether a learner's run is the run that ended in `weight` and began with `grads[0]`."""
-    first = not seen.grads or close(seen.grads[0], grads[0], 1e-3)
-    return first and close(model.trained.weight.detach(), weight)
+        weights, losses = reference_run(model, batches, lr)
+        start, base = flat(model.factors, model.factors), {name: p.detach().clone() for name, p in model.base.items()}
+        watched = WatchedLoss()
+        steps = Steps(model, watched)
+        with steps:
+            got = _attempt(function, model, [dict(batch) for batch in batches], watched, lr)
+        judge_frozen(model, base)
+        judge_run(model, start, weights, batches, steps.taken, watched, lr)
+        _judge_losses(got, losses, watched.batches)
 
 
 def _attempt(function: Callable[..., Any], *values: Any) -> Any:
     """`attempt`, with a word on the error that a frozen parameter's missing gradient raises."""
     try:
-        return attempt(function, *values)
+        return attempt(_listed(function), *values)
     except Wrong as wrong:
         if "'NoneType'" not in wrong.detail:
             raise
         raise Wrong(wrong.bug, f"{wrong.detail}. A frozen parameter has no gradient: its `.grad` is None") from None
 
 
-def _judge_losses(got: Any, wanted: Sequence[float]) -> None:
+def _judge_losses(got: Any, wanted: Sequence[float], batches: Sequence[Mapping[str, Tensor]]) -> None:
+    """For a run whose weights are right. Raises: Wrong."""
     if (values := _values(got)) is None:
-        raise Wrong(
-            "no list of losses",
-            f"the weights are right; returned is {type(got).__name__}, and wanted a list of {len(wanted)} losses",
-        )
+        said = f"the weights are right; returned is {type(got).__name__}, and wanted a list of {len(wanted)} losses"
+        raise Wrong("no list of losses", said)
     if any(isinstance(value, Tensor) and value.requires_grad for value in values):
         raise Wrong(
-            "the list keeps every graph",
-            "a loss in the list still carries its graph, so nothing of a step can be freed: `.item()`",
+            "a loss in the list carries its graph",
+            "the weights are right; but the list holds tensors that hang on the steps they come from: `.item()` gives the number",
         )
-    if len(values) != len(wanted) or not close(torch.tensor([float(v) for v in values]), torch.tensor(wanted)):
-        raise Wrong(
-            "other losses",
-            f"the weights are right; the losses returned are {[round(float(v), 3) for v in values]}, the means a token {[round(v, 3) for v in wanted]}",
-        )
+    try:
+        losses = [float(as_number(value, "one of the losses")) for value in values]
+    except Wrong as wrong:
+        raise Wrong("no list of losses", f"the weights are right; {wrong.detail}") from None
+    if len(losses) != len(wanted):
+        said = f"the weights are right; returned are {len(losses)} losses, and there were {len(wanted)} steps"
+        raise Wrong("another number of losses", said)
+    counts = [int((batch["labels"][:, 1:] != IGNORE).sum()) for batch in batches]
+    bugs = {
+        "the losses are sums, not means": [mean * n for mean, n in zip(wanted, counts)],
+        "the losses add up": torch.tensor(wanted).cumsum(0).tolist(),
+        "the losses are divided twice": [mean / n for mean, n in zip(wanted, counts)],
+    }
+
+    def like(other: Sequence[float]) -> bool:
+        return close(torch.tensor(losses), torch.tensor(other))
+
+    if not like(wanted):
+        bug = next((bug for bug, wrong in bugs.items() if like(wrong)), "other losses")
+        shown = [round(loss, 3) for loss in losses], [round(loss, 3) for loss in wanted]
+        raise Wrong(bug, f"the weights are right; the losses returned are {shown[0]}, the means a token {shown[1]}")
 
 
 @register(
@@ -216,13 +205,14 @@ def accumulate(function: Callable[..., float]) -> None:
         batches = [batch_of(random, *each) for each in sizes]
         model = Reader(random)
         grads, losses = gradients(model, batches)
-        model.zero_grad()
-        model.calls, before = 0, model.trained.weight.detach().clone()
+        model.calls, before = 0, flat(model.factors, model.factors)
+        base = {name: p.detach().clone() for name, p in model.base.items()}
         watched = WatchedLoss()
-        got = _attempt(function, model, batches, watched)
-        if not torch.equal(before, model.trained.weight):
+        got = _attempt(function, model, [dict(batch) for batch in batches], watched)
+        judge_frozen(model, base)
+        if not torch.equal(before, flat(model.factors, model.factors)):
             raise Wrong("a step is taken", "the weights have moved: `accumulate` only leaves a gradient behind")
-        if model.trained.weight.grad is None:
+        if all(p.grad is None for p in model.factors):
             raise Wrong(
                 "no gradient is left",
                 "`.grad` is None afterwards: is `backward()` called, and are the gradients not cleared?",
@@ -233,18 +223,21 @@ def accumulate(function: Callable[..., float]) -> None:
                 f"the model was called {model.calls} times for {len(batches)} micro-batches: that needs the memory of all",
             )
         if watched.most > 1:
-            raise Wrong(
-                "every graph is kept",
-                f"{watched.most} earlier micro-batches still held their graphs when the next one came, so the memory of all is needed: "
-                "call `backward()` for each before the next",
-            )
-        grad = model.trained.weight.grad
+            kept = f"{watched.most} earlier micro-batches still held their graphs when the next one came, so the memory of all is needed"
+            if watched.retained > 1:
+                raise Wrong(
+                    "every graph is kept by `retain_graph`", f"{kept}: without it `backward()` frees each graph"
+                )
+            raise Wrong("every graph is kept", f"{kept}: call `backward()` for each before the next")
+        grad = flat([p.grad for p in model.factors], model.factors)
+        if not grad.any():
+            raise Wrong("no gradient is left", "`.grad` is zero afterwards: are the gradients cleared at the end?")
         bug = next((name for name, wrong in grads.items() if close(grad, wrong)), "another gradient")
         if bug:
-            size = grad.norm() / grads[""].norm()
+            off = (grad - grads[""]).norm() / grads[""].norm()
+            tokens = [int((batch["labels"][:, 1:] != IGNORE).sum()) for batch in batches]
             raise Wrong(
-                bug,
-                f"for micro-batches of {[loss_sum(model, b)[1] for b in batches]} tokens your gradient has {size:.2f} times the length of the one batch's, or another direction",
+                bug, f"for micro-batches of {tokens} tokens your gradient is off by {off:.0%} of the one batch's length"
             )
         _judge_loss(got, losses)
 
@@ -259,21 +252,6 @@ def _judge_loss(got: Any, losses: Mapping[str, float]) -> None:
         bugs = (name for name, wrong in losses.items() if name and math.isclose(loss, wrong, rel_tol=1e-4))
         bug = next((f"the loss is {name}" for name in bugs), "another loss")
         raise Wrong(bug, f"the gradient is right; you return {loss:.4f}, and the mean loss a token is {losses['']:.4f}")
-
-
-def _matrix(value: Any, shape: tuple[int, int], what: str) -> Tensor:
-    if not isinstance(value, Tensor) and hasattr(value, "__len__"):
-        try:
-            value = torch.as_tensor(value)
-        except (TypeError, ValueError, RuntimeError):
-            raise Wrong("not a rectangle", f"{what} is a list whose rows are not of one length") from None
-    if value is ... or value is None:
-        raise NotAttempted
-    if not isinstance(value, Tensor):
-        raise Wrong("not a tensor", f"{what} is {type(value).__name__}, and should be a tensor of shape {shape}")
-    if tuple(value.shape) != shape:
-        raise Wrong("wrong shape", f"{what} has shape {tuple(value.shape)} and should have {shape}")
-    return value.long()
 
 
 @register(
@@ -293,45 +271,97 @@ def _matrix(value: Any, shape: tuple[int, int], what: str) -> Tensor:
 )
 def pad_batch(function: Callable[[list[list[int]], list[int], int], tuple[Tensor, Tensor, Tensor]]) -> None:
     random = generator()
-    for sizes in ([(3, 4), (2, 2), (5, 3)], [(2, 1), (4, 6)], torch.randint(1, 8, (4, 2), generator=random).tolist()):
-        rows = [_row(random, prompt, answer) for prompt, answer in sizes]
+    pads = (torch.randperm(9, generator=random)[:3] + 1).tolist()  # never 0, and another one each time
+    several = torch.randint(1, 8, (4, 2), generator=random).tolist()
+    for pad, sizes in zip(pads, ([(3, 4), (2, 2), (5, 3)], [(2, 1), (4, 6)], several)):
+        rows = [_row(random, prompt, answer, end=pad) for prompt, answer in sizes]
         prompts = [prompt for prompt, _ in sizes]
         given = [list(row) for row in rows]
-        got = attempt(function, given, list(prompts), PAD)
+        got = attempt(function, given, list(prompts), pad)
         if given != rows:
             raise Wrong("the rows are changed in place", "`pad_batch` changed the rows it was given: make new ones")
+        names = ("input_ids", "attention_mask", "labels")
+        if isinstance(got, Mapping) and set(got) == set(names):
+            got = tuple(got[name] for name in names)
         if not isinstance(got, tuple | list) or len(got) != 3:
             raise Wrong(
                 "not three tensors",
                 f"`pad_batch` returned {type(got).__name__}; return input_ids, attention_mask, labels",
             )
         shape = (len(rows), max(map(len, rows)))
-        names = ("input_ids", "attention_mask", "labels")
         ids, mask, labels = (_matrix(value, shape, name) for value, name in zip(got, names))
         for i, (row, prompt) in enumerate(zip(rows, prompts)):
-            _judge_row(row, prompt, ids[i].tolist(), mask[i].tolist(), labels[i].tolist())
+            said = f"a row of {len(row)} ids of which {prompt} are the prompt, in a batch {shape[1]} wide, pad = {pad}"
+            _judge_ids(row, ids[i].tolist(), pad, said)
+            _judge_mask(row, prompt, mask[i].tolist(), pad, said)
+            _judge_labels(row, prompt, labels[i].tolist(), pad, said)
 
 
-def _judge_row(row: list[int], prompt: int, ids: list[int], mask: list[int], labels: list[int]) -> None:
+def _judge_ids(row: list[int], ids: list[int], pad: int, said: str) -> None:
     rest = len(ids) - len(row)
-    said = f"a row of {len(row)} ids of which {prompt} are the prompt, in a batch {len(ids)} wide"
-    if ids != row + [PAD] * rest:
-        bug = "padded on the left" if rest and ids == [PAD] * rest + row else "other ids"
-        raise Wrong(bug, f"{said}, {row}: its input_ids are {ids}")
-    if mask != [1] * len(row) + [0] * rest:
-        by_value = [int(token != PAD) for token in ids]
-        bug = "the attention mask goes by value" if mask == by_value else "another attention mask"
-        raise Wrong(bug, f"{said}: its attention_mask is {mask}; 1 for what is real, 0 for padding")
-    answer = row[prompt:]
+    if ids == row + [pad] * rest:
+        return
+    filled = set(ids[len(row) :])
+    if rest and ids == [pad] * rest + row:
+        bug = "padded on the left"
+    elif ids[: len(row)] == row and len(filled) == 1:
+        bug = "the padding is not the token that was given"
+    else:
+        bug = "other ids"
+    raise Wrong(bug, f"{said}, {row}: its input_ids are {ids}")
+
+
+def _judge_mask(row: list[int], prompt: int, mask: list[int], pad: int, said: str) -> None:
+    length, rest = len(row), len(mask) - len(row)
+    if mask == [1] * length + [0] * rest:
+        return
+    bugs = {
+        "the padding is attended to": [1] * len(mask),
+        "the attention mask is the wrong way round": [0] * length + [1] * rest,
+        "the attention mask goes by value": [int(token != pad) for token in row] + [0] * rest,
+        "only the answer is attended to": [0] * prompt + [1] * (length - prompt) + [0] * rest,
+        "only the prompt is attended to": [1] * prompt + [0] * (length - prompt + rest),
+        "the answer's end is not attended to": [1] * (length - 1) + [0] * (rest + 1),
+        "the attention mask is on the left": [0] * rest + [1] * length,
+    }
+    bug = next((bug for bug, wrong in bugs.items() if mask == wrong), "another attention mask")
+    raise Wrong(bug, f"{said}: its attention_mask is {mask}; 1 for what is real, 0 for padding")
+
+
+def _judge_labels(row: list[int], prompt: int, labels: list[int], pad: int, said: str) -> None:
+    length, rest, answer = len(row), len(labels) - len(row), row[prompt:]
     wanted = [IGNORE] * prompt + answer + [IGNORE] * rest
     if labels == wanted:
         return
+    outside, inside = labels[:prompt] + labels[length:], labels[prompt:length]
     bugs = {
-        "the end of the answer is masked": [IGNORE if token == PAD else token for token in wanted],
-        "the padding is learnt": [IGNORE] * prompt + answer + [PAD] * rest,
-        "the prompt is learnt": row + [IGNORE] * rest,
-        "nothing is masked": ids,
-        "the labels are shifted": [*wanted[1:], IGNORE],
-    }
-    bug = next((bug for bug, wrong in bugs.items() if labels == wrong), "other labels")
+        "nothing is masked": labels == row + [pad] * rest,
+        "the labels are shifted": labels == [*wanted[1:], IGNORE],
+        "the labels are shifted the wrong way": labels == [IGNORE, *wanted[:-1]],
+        "nothing is learnt": set(labels) == {IGNORE},
+        "masked with another number than −100": inside == answer and set(outside) <= {0, -1, 100},
+        "the prompt is learnt": labels[:prompt] == row[:prompt],
+        "the prompt is learnt but for the padding's value": labels[:prompt] == [IGNORE if i == pad else i for i in row[:prompt]],
+        "a token of the prompt is learnt": any(label != IGNORE for label in labels[:prompt]),
+        "the padding is learnt": rest > 0 and labels[length:] == [pad] * rest,
+        "a token of the padding is learnt": any(label != IGNORE for label in labels[length:]),
+        "the end of the answer is masked": inside == [*answer[:-1], IGNORE],
+        "the first token of the answer is masked": inside == [IGNORE, *answer[1:]],
+    }  # fmt: skip
+    bug = next((bug for bug, found in bugs.items() if found), "other labels")
     raise Wrong(bug, f"{said}, {row}: its labels are {labels}; here they stay unshifted")
+
+
+def _matrix(value: Any, shape: tuple[int, int], what: str) -> Tensor:
+    if not isinstance(value, Tensor) and hasattr(value, "__len__"):
+        try:
+            value = torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise Wrong("not a rectangle", f"{what} is a list whose rows are not of one length") from None
+    if value is ... or value is None:
+        raise NotAttempted
+    if not isinstance(value, Tensor):
+        raise Wrong("not a tensor", f"{what} is {type(value).__name__}, and should be a tensor of shape {shape}")
+    if tuple(value.shape) != shape:
+        raise Wrong("wrong shape", f"{what} has shape {tuple(value.shape)} and should have {tuple(shape)}")
+    return value.long()
