@@ -6,15 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_line import run
 from helpers import TESTS
+from right_layers import RIGHT
 from torch import nn
 
 from lora_edu.adapters import LoRALinear
-from lora_edu.course import laws
+from lora_edu.course import check, laws
 from lora_edu.course.lawbook.common import CASES
 from lora_edu.course.lawbook.diagnosis import name_scale
 from lora_edu.course.lawbook.probe import guess
-from lora_edu.course.lawbook.runner import LayerFileError, run_laws
+from lora_edu.course.lawbook.runner import LayerFileError, load_class, run_laws
 
 WRONG = sorted((TESTS / "wrong_layers").glob("*.py"))
 
@@ -124,6 +126,36 @@ def test_correct_layers_pass(layer, judged):
     report = laws(layer)
     assert report.passed, str(report)
     assert {result.number for result in report.results if result.status == "holds"} == judged
+
+
+@pytest.mark.parametrize("layer", RIGHT, ids=lambda layer: layer.__name__)
+def test_right_layers_in_other_styles_pass_twice(layer):
+    for _ in range(2):  # a second report says the same: nothing is left behind on the class
+        report = laws(layer)
+        assert report.passed, str(report)
+    assert (result := check("03.1", layer)).passed, str(result)
+
+
+@pytest.mark.parametrize("name", ["shared_B", "shared_B_of_the_class", "shared_scale", "seed_in_init"])
+def test_what_is_shared_has_its_name_in_a_second_report_too(name):
+    path = TESTS / "wrong_layers" / f"{name}.py"
+    layer_class = load_class(path)
+    assert str(laws(layer_class)) == str(laws(layer_class))
+    assert laws(layer_class).broken == [2]
+
+
+def test_a_fixed_seed_of_its_own_is_a_remark():
+    class OwnSeed(Ten):
+        def __init__(self, base_layer, r, alpha):
+            super().__init__(base_layer, r, alpha)
+            self.A.data.normal_(generator=torch.Generator().manual_seed(0))
+
+    assert laws(OwnSeed).passed and "starts with the same A: its seed is fixed" in str(laws(OwnSeed))
+
+
+def test_a_dropout_that_cannot_be_put_to_0_is_a_remark():
+    built_in = next(layer for layer in RIGHT if layer.__name__ == "BuiltInDropout")
+    assert "judged in eval mode alone" in str(laws(built_in))
 
 
 def test_report_reads_the_same_as_text_and_html_and_on_every_run():
@@ -311,6 +343,28 @@ def test_a_file_without_a_layer_is_a_clear_error(tmp_path, text, message):
         path.write_text(text)
     with pytest.raises(LayerFileError, match=message):
         run_laws(path)
+
+
+PASSES = "from lora_edu.adapters import LoRALinear\nfrom torch import nn\nclass Helper(nn.Module): ...\nclass MyLoRA(LoRALinear): ...\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "says"),
+    [
+        (PASSES, 0, "has Helper too; another is named with `--class`"),
+        (PASSES + "import sys; sys.exit()", 2, "could not be run: SystemExit"),
+        (PASSES + "raise SystemExit(0)", 2, "line 5 could not be run: SystemExit"),
+        (PASSES.replace(": ...\n", ":\n    def __init__(self, base_layer, r, alpha):\n        exit()\n"), 1, "must not end the program"),
+        (PASSES.replace(": ...\n", ":\n    def merge(self):\n        exit()\n"), 1, "must not end the program"),
+        (PASSES.replace(": ...\n", ":\n    def forward(self, x):\n        return x\n"), 1, "Law 2"),
+    ],
+)  # fmt: skip
+def test_the_command_fails_where_the_file_or_the_layer_ends_the_program(tmp_path, text, code, says):
+    path = tmp_path / "my_lora.py"
+    path.write_text(text)
+    result = run("laws", path)
+    said = result.output + str(result.exception)
+    assert bool(result.exit_code) == bool(code) and says in said, said
 
 
 def test_a_file_of_another_kind_is_a_clear_error(tmp_path):

@@ -74,6 +74,8 @@ def near(value: float, target: float, tolerance: float = 1e-6) -> bool:
 def name_scale(p: float, case: Case) -> str:
     """The bug's name for an adapter that is multiplied by `p` where α/r is due."""
     s, r, alpha = case.scale, case.r, case.alpha
+    if s < 1 and near(p, 1):  # not by rounding: that has its name at a scale above 1, which is tried first
+        return "α/r is held at 1 or more"
     if not s.is_integer() and near(p, round(p)) and abs(p - s) < 1:
         return "α/r is rounded to a whole number"
     names = {

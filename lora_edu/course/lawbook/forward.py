@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lora_edu.course.lawbook.common import ALL_CASES, CASES, Findings, batch, dense, differs, double
 from lora_edu.course.lawbook.diagnosis import COARSE, ROUNDED, explain, explain_bias, measure, near, percent
-from lora_edu.course.lawbook.probe import WIDE, Case, Finding, LawBroken, NotJudged, Subject, call
+from lora_edu.course.lawbook.probe import WIDE, Built, Case, Finding, LawBroken, NotJudged, Subject, call
 
 
 def law_1(subject: Subject) -> Findings:
@@ -70,56 +70,141 @@ def explain_start(subject: Subject, case: Case, y: Any, want: Tensor, training: 
 
 
 def law_2(subject: Subject) -> Findings:
-    """Dense reference: with B ≠ 0 the output is (W₀ + s·B A) x + b, for every dtype, with and without bias, for every batch shape."""
-    for case in ALL_CASES:
-        built = double(subject, case)
-        A, B = subject.set_factors(built)
-        x = batch(case, dtype=built.W0.dtype)
-        with torch.no_grad():
-            y, again = built(x), built(x)
-        if not torch.equal(y, again):
-            moved = float((built.base.weight.detach() - built.W0).abs().max())
-            means = (
-                "forward adds the adapter into W₀ itself, once more at each call" if moved else "dropout active in eval"
-            )
-            yield Finding(f"in eval mode the same input gives two different outputs ({case})", means)
-            return
-        found = measure(built, A, B)
-        bent = float((y.double() - (x.double() @ found.M.T + found.c)).norm() / y.double().norm())
-        if bent > 1e-5:
-            yield Finding(
-                f"the layer is not linear in x: the output for x is {percent(bent)} off the sum over x's entries ({case})",
-                ROUNDED if bent < COARSE else "a non-linearity between A and B, or on the output",
-            )
-            return
-        if wrong := explain(built, found):
-            yield wrong
-            return
+    """Dense reference: with B ≠ 0 the output is (W₀ + s·B A) x + b, in eval and in train mode, for every dtype, with and
+    without bias, for every batch shape; and two layers share nothing (most of that is `sharing`'s)."""
+    for training in (False, True):
+        for case in ALL_CASES:
+            built = double(subject, case).train(training)
+            try:
+                wrong = wrong_answer(built, *subject.set_factors(built))
+            except NotJudged as reason:
+                yield str(reason)
+                break
+            except LawBroken as broken:
+                wrong = broken.finding
+            if wrong:
+                yield in_train_mode(wrong) if training else wrong
+                return
     if subject.A.transposed or subject.B.transposed:
         yield "a factor is stored transposed: right, but others write A as (r, in) and B as (out, r)"
-    yield from dropout_in_eval(subject)
+    yield from seeds(subject)
+    yield from with_dropout(subject)
     yield from other_shapes(subject)
     if subject.registered:
         yield from other_dtypes(subject)
         yield from mixed_dtypes(subject)
 
 
-def dropout_in_eval(subject: Subject) -> Findings:
-    if "dropout" not in subject.arguments:
-        return
-    built = subject.build(WIDE, dropout=0.5)
-    subject.set_factors(built)
+def wrong_answer(built: Built, A: Tensor, B: Tensor) -> Finding | None:
+    """What the layer answers in place of W₀ + s·B A, in the mode it is in. Raises: NotJudged where dropout cannot be put to 0."""
+    case, training = built.case, built.layer.training
+    x = batch(case, dtype=built.W0.dtype)
+    with torch.no_grad():
+        y, again = built(x), built(x)
+    if not torch.equal(y, again):
+        moved, BA = built.weight.detach() - built.W0, B @ A
+        if moved.any():
+            added = abs(float(moved.flatten() @ BA.flatten())) > 0.99 * float(moved.norm() * BA.norm())
+            means = f"forward {'adds the adapter into' if added else 'changes'} W₀ itself, once more at each call"
+        elif not hears_A(built, A, B):
+            means = DRAWN_ANEW
+        elif not training:
+            means = "dropout active in eval: it has to ask `self.training`"
+        else:
+            raise NotJudged("a dropout that no argument puts to 0: with B ≠ 0 the layer was judged in eval mode alone")
+        mode = "train" if training else "eval"
+        return Finding(f"in {mode} mode the same input gives two different outputs ({case})", means)
+    found = measure(built, A, B)
+    bent = float((y.double() - (x.double() @ found.M.T + found.c)).norm() / y.double().norm())
+    if bent > 1e-5:
+        return Finding(
+            f"the layer is not linear in x: the output for x is {percent(bent)} off the sum over x's entries ({case})",
+            ROUNDED if bent < COARSE else "a non-linearity between A and B, or on the output",
+        )
+    return explain(built, found)
+
+
+DRAWN_ANEW = "A is drawn anew at every call: random numbers are drawn once, in `__init__`, and kept in `self.A`"
+
+
+def hears_A(built: Built, A: Tensor, B: Tensor) -> bool:
+    """Does the output depend on the A that the layer keeps? Not where forward puts another one in its place."""
+    kept = A.clone()
+    x, B_now = batch(built.case, dtype=built.W0.dtype), B.clone()
+
+    def answer(scale: float) -> Tensor:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            A.copy_(scale * kept)
+            B.copy_(B_now)
+            return built(x)
+
+    heard = not torch.equal(answer(1), answer(2))
+    with torch.no_grad():
+        A.copy_(kept)
+    return heard
+
+
+def in_train_mode(finding: Finding) -> Finding:
+    if "train mode" in finding.what:
+        return finding
+    return Finding(f"in train mode, where dropout is 0: {finding.what}", f"{finding.means}; in eval mode all is well")
+
+
+def seeds(subject: Subject) -> Findings:
+    """Two layers share nothing, the random numbers they draw included."""
+    one, two = (subject.build(WIDE, seed=seed) for seed in (1, 2))
+    for what, drawn, also in (
+        ("building a layer", one.drawn_after, two.drawn_after),
+        ("a call of `forward` in eval mode", drawn_after_forward(one, 1), drawn_after_forward(two, 2)),
+        ("a call of `forward` in train mode", drawn_after_forward(one, 1, True), drawn_after_forward(two, 2, True)),
+    ):
+        if torch.equal(drawn, also):
+            yield Finding(
+                f"{what} sets torch's random numbers back to the same place each time",
+                "`torch.manual_seed` inside the layer: every layer starts alike, and so does all that is drawn after it",
+            )
+            return
+    A, other_A = subject.factors(one)[0], subject.factors(two)[0]
+    if torch.equal(A, other_A) and not bool(A.eq(A[0, 0]).all()):
+        yield "every layer of this size starts with the same A: its seed is fixed in `__init__`"
+
+
+def drawn_after_forward(built: Built, seed: int, training: bool = False) -> Tensor:
+    built.layer.train(training)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        built(batch(WIDE))
+        return torch.rand(4)
+
+
+def with_dropout(subject: Subject) -> Findings:
+    """Off in eval mode; in train mode each input is either dropped or made larger, so that the mean stays."""
+    p = 0.5
+    built = subject.build(WIDE, dropout=p) if "dropout" in subject.arguments else subject.build(WIDE)
+    A, B = subject.set_factors(built)
     x = batch(WIDE, 64)
     with torch.no_grad():
         if not torch.equal(built(x), built(x)):
             yield Finding(
-                "with dropout 0.5 in eval mode the same input gives two different outputs",
+                f"with dropout {p} in eval mode the same input gives two different outputs",
                 "dropout active in eval: it has to ask `self.training`",
             )
             return
         built.layer.train()
         if torch.equal(built(x), built(x)):
-            yield "the dropout that the constructor takes is never applied, not even in train mode"
+            if "dropout" in subject.arguments:
+                yield "the dropout that the constructor takes is never applied, not even in train mode"
+            return
+        x = batch(WIDE, 1).expand(64, -1).clone()
+        heard = torch.stack([built(x) for _ in range(128)]).mean((0, 1)).double() - built.expected(x)[0].double()
+    due = dense(built, A, B, x)[0] - built.expected(x)[0].double()
+    share = float(heard @ due / (due @ due))
+    if abs(share - 1) > 0.08:
+        yield Finding(
+            f"in train mode the adapter adds {share:.2f} times what it adds in eval mode, as a mean over 8192 draws",
+            "dropout without rescaling: what is kept has to be divided by 1 − p, as `nn.Dropout` does",
+        )
 
 
 def other_shapes(subject: Subject) -> Findings:
@@ -127,8 +212,14 @@ def other_shapes(subject: Subject) -> Findings:
     A, B = subject.set_factors(built)
     for lead in [(1,), (2, 4), (2, 3, 2), (0,)]:
         x = batch(WIDE, *lead)
-        with torch.no_grad():
-            y = built(x)
+        try:
+            with torch.no_grad():
+                y = built(x)
+        except LawBroken as broken:
+            means = "forward takes rows (batch, in) only: write `x @ A.T @ B.T`, where `@` works on the last dimension"
+            if "dtype" in broken.finding.means:
+                means = broken.finding.means
+            raise LawBroken(broken.finding.what, means) from broken
         if 0 not in lead and (apart := differs(y, dense(built, A, B, x), 1e-5)):
             yield Finding(
                 f"for x of shape {tuple(x.shape)} the output is off by {percent(apart)}",
@@ -154,10 +245,10 @@ def other_dtypes(subject: Subject) -> Findings:
 
 def mixed_dtypes(subject: Subject) -> Findings:
     """Over a bf16 base the factors may well stay fp32, but what comes out must be bf16 again."""
-    built = subject.build(WIDE, dtype=torch.bfloat16)
-    subject.set_factors(built)
-    kept = {subject.raw(built, place).dtype for place in (subject.A, subject.B)}
     try:
+        built = subject.build(WIDE, dtype=torch.bfloat16)
+        subject.set_factors(built)
+        kept = {subject.raw(built, place).dtype for place in (subject.A, subject.B)}
         with torch.no_grad():
             y = built(batch(WIDE, dtype=torch.bfloat16))
     except LawBroken:
@@ -183,7 +274,15 @@ def law_9(subject: Subject) -> Findings:
 
     The switch: a pair of methods, a flag, or a dict `state.active` of what speaks, as `lora_edu.adapters.layers` has it.
     """
-    built = subject.build(WIDE)
+    for training in (False, True):
+        found = list(switch(subject, training))
+        yield from found
+        if found:
+            return
+
+
+def switch(subject: Subject, training: bool) -> Findings:
+    built = subject.build(WIDE).train(training)
     subject.set_factors(built)
     layer, x = built.layer, batch(WIDE)
     pair = next((p for p in SWITCHES if all(callable(getattr(layer, name, None)) for name in p)), None)
@@ -195,6 +294,8 @@ def law_9(subject: Subject) -> Findings:
         raise NotJudged("the layer offers no switch (`disable()` and `enable()`, or a flag `enabled`)")
     with torch.no_grad():
         on = built(x)
+        if training and not torch.equal(built(x), on):
+            return  # a dropout that no argument puts to 0
         if pair:
             call(f"`{pair[0]}()`", getattr(layer, pair[0]))
         elif flag:
@@ -211,6 +312,7 @@ def law_9(subject: Subject) -> Findings:
         again = built(x)
     want = built.expected(x)
     how = f"`{pair[0]}()`" if pair else f"`{flag} = {FLAGS[flag]}`" if flag else "`state.active = {}`"
+    how += ", in train mode," if training else ""
     if not torch.equal(off, want):
         part = float((off - want).norm() / (on - want).norm())
         means = "the switch does nothing: forward does not ask it" if near(part, 1) else "switched off in part only"

@@ -1,10 +1,12 @@
 """Laws 3 and 4: what trains, and what flows back."""
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
 from lora_edu.course.lawbook.common import CASES, Findings, batch, double
-from lora_edu.course.lawbook.diagnosis import explain_bias, measure, percent
+from lora_edu.course.lawbook.diagnosis import explain_bias, measure, near, percent
 from lora_edu.course.lawbook.probe import (
     WIDE,
     Built,
@@ -43,8 +45,11 @@ def law_3(subject: Subject) -> Findings:
     extra = {
         path: t for path, (kind, t) in held.items() if kind == "parameter" and t.requires_grad and path not in names
     }
-    subject.set_factors(built)
-    moved = train_briefly(built)
+    moved = 0.0
+    for training in (False, True):
+        trained = subject.build(WIDE).train(training)
+        subject.set_factors(trained)
+        moved = max(moved, train_briefly(trained))
     for path in extra:
         yield explain_extra(built, path, values[path], moved)
     if not extra and moved > 0:
@@ -54,7 +59,7 @@ def law_3(subject: Subject) -> Findings:
         )
     fresh = subject.build(WIDE)
     same = holding_W0(fresh)
-    if same and not any(shares_memory(tensors(fresh.layer)[path][1], fresh.base.weight) for path in same):
+    if same and not any(shares_memory(tensors(fresh.layer)[path][1], fresh.weight) for path in same):
         yield Finding(
             f"`{same[0]}` holds W₀'s numbers in memory of its own",
             "the layer is itself an nn.Linear with W₀ copied into it: inherit from nn.Module and keep `base_layer` as it is"
@@ -92,7 +97,7 @@ def train_briefly(built: Built) -> float:
                 break
             call("`loss.backward()`", loss.backward)
             optimizer.step()
-    now = [built.base.weight] + [tensors(built.layer)[path][1] for path in paths]
+    now = [built.weight] + [tensors(built.layer)[path][1] for path in paths]
     return max(float((t.detach() - built.W0).abs().max()) for t in now)
 
 
@@ -114,15 +119,18 @@ def law_4(subject: Subject) -> Findings:
         yield Finding("at the start both gradients are exactly 0", means)
         return
     yield from start_has_room(A, B)
-    for case in CASES:
-        built = double(subject, case)
+    for training, case in itertools.product((False, True), CASES):
+        built = double(subject, case).train(training)
         A, B = subject.set_factors(built)
-        found = measure(built, A, B)
-        if found.rest > 1e-6 or explain_bias(built, found.c):
-            raise NotJudged("the layer is not (W₀ + s·BA) x + b: mend law 2 first")
         x = batch(case, dtype=torch.float64)
         if not torch.equal(built(x), built(x)):
+            if training and torch.equal(built.weight.detach(), built.W0):
+                return  # a dropout that no argument puts to 0
             raise NotJudged("the same input gives two different outputs: mend law 2 first")
+        found = measure(built, A, B)
+        if found.rest > 1e-6 or near(found.p, 0) or explain_bias(built, found.c):
+            raise NotJudged("the layer is not (W₀ + s·BA) x + b: mend law 2 first")
+        where = f"{case}, in train mode" if training else str(case)
         R = torch.randn(5, case.n_out, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
         G, s = R.T @ x, found.p  # (out, in); s as measured, so that a wrong scale breaks law 2 and not this one too
         grad_A, grad_B, grad_x = gradients(subject, built, x, R)
@@ -135,13 +143,13 @@ def law_4(subject: Subject) -> Findings:
             if apart > 1e-8:
                 zero = "is 0" if not got.any() else f"is off by {percent(apart)}"
                 yield Finding(
-                    f"∂L/∂{name} {zero}, and {rule} is due ({case})",
+                    f"∂L/∂{name} {zero}, and {rule} is due ({where})",
                     f"the graph is cut on the way to {name}: a detach(), .data or no_grad"
                     if not got.any()
                     else "a part of the forward is hidden from autograd",
                 )
                 return
-        yield from first_step(subject, case, x, R, s)
+        yield from first_step(subject, case, x, R, s, training=training)
 
 
 def start_has_room(A: Tensor, B: Tensor) -> Findings:
@@ -171,9 +179,11 @@ def start_has_room(A: Tensor, B: Tensor) -> Findings:
         )
 
 
-def first_step(subject: Subject, case: Case, x: Tensor, R: Tensor, s: float, lr: float = 0.1) -> Findings:
+def first_step(
+    subject: Subject, case: Case, x: Tensor, R: Tensor, s: float, lr: float = 0.1, training: bool = False
+) -> Findings:
     """From B = 0, one SGD step on A and B."""
-    built = double(subject, case)
+    built = double(subject, case).train(training)
     A, B = subject.set_factors(built, zero_B=True)
     A, before = A.clone(), measure(built, A, B).M
     gradients(subject, built, x, R)

@@ -37,13 +37,16 @@ def law_5(subject: Subject) -> Findings:
             yield wrong
             return
         if forward is not None:
-            if not torch.equal(built.base.weight.detach(), built.W0):
+            if not torch.equal(built.weight.detach(), built.W0):
                 yield Finding(
                     f"`merge()` returned a new layer and changed the old base too ({case})",
                     "merge works in place on W₀ and on a copy",
                 )
                 return
             continue
+        if wrong := nothing_merged(subject, built, merged, after) or other_in_train_mode(built, before, A, B):
+            yield wrong
+            return
         if again := refused_or_unchanged(built, A, B, after):
             yield again
             return
@@ -70,6 +73,37 @@ def explain_merge(built: Built, before: Map, after: Map) -> Finding | None:
             return Finding(entered, "after the merge forward still adds B A: counted twice")
         return Finding(entered, f"merge and forward disagree on the scale; in merge: {name_scale(after.p, case)}")
     return Finding(measured, "merge computes something else than W₀ + s·B A")
+
+
+def nothing_merged(subject: Subject, built: Built, merged: object, after: Map) -> Finding | None:
+    """A merged layer's answer does not come from A and B any more: put other factors in, and it stays as it is."""
+    try:
+        factors = subject.factors(built)
+    except AttributeError:
+        return None  # the merge threw them away
+    kept = [factor.clone() for factor in factors]
+    with torch.no_grad():
+        for factor in factors:
+            factor.zero_()
+        silent = measure(built, kept[0], kept[1])
+        for factor, values in zip(factors, kept):
+            factor.copy_(values)
+    if float((silent.M - after.M).norm()) <= 1e-8 * float(after.M.norm()):
+        return None
+    given = "" if merged is None else f" It returned {type(merged).__name__}, and the layer itself is as it was."
+    return Finding(
+        f"after `merge()` the output still comes from A and B: with zeros in them it changes ({built.case}).{given}",
+        "merge does nothing to the layer: W₀ + s·B A has to stand in `base_layer.weight`, or come back as an nn.Linear",
+    )
+
+
+def other_in_train_mode(built: Built, before: Map, A: Tensor, B: Tensor) -> Finding | None:
+    built.train()
+    x = batch(built.case, dtype=built.W0.dtype)
+    with torch.no_grad():
+        wrong = explain_merge(built, before, measure(built, A, B)) if torch.equal(built(x), built(x)) else None
+    built.train(False)
+    return Finding(f"in train mode: {wrong.what}", wrong.means) if wrong else None
 
 
 def refused_or_unchanged(built: Built, A: Tensor, B: Tensor, after: Map) -> Finding | None:

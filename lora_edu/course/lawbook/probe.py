@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 BASE_NAMES = (
     "base_layer",
@@ -89,6 +90,7 @@ class Built:
     base: nn.Linear
     W0: Tensor  # (out, in)
     b: Tensor | None  # (out,)
+    drawn_after: Tensor  # what torch draws next once the layer is built
 
     def __call__(self, x: Tensor) -> Tensor:
         what = f"`forward(x)` with x of shape {tuple(x.shape)} ({self.case})"
@@ -104,6 +106,22 @@ class Built:
         """The untouched base's output, computed as nn.Linear does."""
         return nn.functional.linear(x, self.W0, self.b)
 
+    @property
+    def weight(self) -> Tensor:
+        """The base's own weight, also where `torch.nn.utils.parametrize` has put a computed one in its place."""
+        if not parametrize.is_parametrized(self.base, "weight"):
+            return self.base.weight
+        stored: Any = self.base.parametrizations
+        return next(stored["weight"].parameters(recurse=False))
+
+    def train(self, training: bool = True) -> "Built":
+        """The layer in train or eval mode, with every dropout module at 0: what is left must be the same in both."""
+        self.layer.train(training)
+        for module in self.layer.modules():
+            if isinstance(module, nn.modules.dropout._DropoutNd):
+                module.p = 0.0
+        return self
+
     def to(self, dtype: torch.dtype) -> "Built":
         call(f"`.to({dtype})` ({self.case})", self.layer.to, dtype)
         self.W0 = self.W0.to(dtype)
@@ -115,17 +133,19 @@ def call(what: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> 
     """Call into the learner's code: an exception becomes a broken law that names the call."""
     try:
         return function(*args, **kwargs)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise LawBroken(f"{what} raised {type(error).__name__}: {_first_line(error)}", guess(error)) from error
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or ["(no message)"])[0]
 
 
-def guess(error: Exception) -> str:
+def guess(error: BaseException) -> str:
     """What an exception in a LoRA layer usually means; "" when there is no telling."""
     text = str(error)
+    if isinstance(error, SystemExit):
+        return "a layer must not end the program of whoever uses it: raise an error in place of `sys.exit()`"
     if "before Module.__init__() call" in text:
         return "`super().__init__()` is missing: it has to be the first line of `__init__`"
     if isinstance(error, NameError):
@@ -217,10 +237,18 @@ class Subject:
         self.only_positional = any(p.kind is p.POSITIONAL_ONLY for p in positional)
         return roles
 
-    def build(self, case: Case, *, seed: int = 0, dtype: torch.dtype = torch.float32, dropout: float = 0.0) -> Built:
+    def build(
+        self,
+        case: Case,
+        *,
+        seed: int = 0,
+        base_seed: int = 1000,
+        dtype: torch.dtype = torch.float32,
+        dropout: float = 0.0,
+    ) -> Built:
         """A layer in eval mode over a fresh random base, the same on every call; the caller's random numbers are left alone."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(1000)
+            torch.manual_seed(base_seed)
             base = nn.Linear(case.n_in, case.n_out, bias=case.bias, dtype=dtype)
             W0, b = base.weight.detach().clone(), base.bias.detach().clone() if case.bias else None
             torch.manual_seed(seed)
@@ -232,12 +260,13 @@ class Subject:
                 layer = call(what, self.layer_class, *arguments.values())
             else:
                 layer = call(what, self.layer_class, **arguments)
+            drawn_after = torch.rand(4)
         if not isinstance(layer, nn.Module):
             raise LawBroken(
                 f"{self.name} built a {type(layer).__name__}",
                 "the class does not inherit from nn.Module: write `class MyLoRALinear(nn.Module)`",
             )
-        return Built(case, layer.eval(), base, W0, b)
+        return Built(case, layer.eval(), base, W0, b, drawn_after)
 
     def _find_factors(self) -> tuple[Place, Place]:
         case = WIDE
@@ -256,7 +285,7 @@ class Subject:
         wanted = "(r, in)" if name == "A" else "(out, r)"
         raise LawBroken(
             f"no factor {name} was found: no tensor of shape {wanted} = {shape} in the layer; its tensors are {there}",
-            "another shape or name: keep `self.A = nn.Parameter(…)` of shape (r, in) and `self.B` of shape (out, r), or "
+            "another shape or name, or made in `forward` and not in `__init__`: keep `self.A = nn.Parameter(…)` of shape (r, in) and `self.B` of shape (out, r), or "
             "`lora_A = nn.Linear(in, r, bias=False)` and `lora_B = nn.Linear(r, out, bias=False)`",
         )
 

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -24,7 +25,8 @@ from lora_edu.course.lawbook import gradients as training
 from lora_edu.course.lawbook import merge_and_save as keeping
 from lora_edu.course.lawbook.common import double
 from lora_edu.course.lawbook.diagnosis import explain, measure
-from lora_edu.course.lawbook.probe import SQUARE, WIDE, Finding, LawBroken, NotJudged, Subject
+from lora_edu.course.lawbook.probe import SQUARE, WIDE, Finding, LawBroken, NotJudged, Subject, guess
+from lora_edu.course.lawbook.sharing import sharing
 from lora_edu.errors import LoRAEduError
 
 LAWS = {
@@ -80,7 +82,7 @@ def _stop(text: str) -> str:
 class LawReport(Card):
     """What the laws say of a layer. `passed` is True when none is broken; `broken` lists the numbers of those that are."""
 
-    def __init__(self, name: str, results: tuple[LawResult, ...]) -> None:
+    def __init__(self, name: str, results: tuple[LawResult, ...], note: str = "") -> None:
         self.name, self.results = name, results
         judged = [result for result in results if result.status != "skipped"]
         held = sum(result.status == "holds" for result in judged)
@@ -91,8 +93,9 @@ class LawReport(Card):
             text += [head, *(f"    {line}" for line in rest)]
             body = "".join(f'<div style="margin-left:1.6em">{inline(line)}</div>' for line in rest)
             parts.append(f"<div>{inline(head)}{body}</div>")
-        text.append(FOOT)
-        parts.append(f"<small>{inline(FOOT)}</small>")
+        for said in filter(None, (note, FOOT)):
+            text.append(said)
+            parts.append(f"<div><small>{inline(said)}</small></div>")
         super().__init__("\n".join(text), "".join(parts), "right" if self.passed else "wrong")
 
     @property
@@ -117,7 +120,13 @@ def run_laws(target: Any, class_name: str | None = None) -> LawReport:
         class_name: which class of the file; needed only where several could be meant.
     Raises: LayerFileError when there is no such file, the file fails, or no layer class is found in it.
     """
-    layer_class = load_class(Path(target), class_name) if isinstance(target, str | Path) else target
+    note = ""
+    layer_class = target
+    if isinstance(target, str | Path):
+        layer_class = load_class(Path(target), class_name)
+        others = [n for n in _layers_of(sys.modules[layer_class.__module__]) if n != layer_class.__name__]
+        if others and not class_name:
+            note = f"The file has {', '.join(others)} too; another is named with `--class`."
     if not callable(layer_class) or isinstance(layer_class, nn.Module):
         raise LayerFileError(
             f"hand over the class itself, as in laws(MyLoRALinear); this is {type(layer_class).__name__}"
@@ -127,46 +136,48 @@ def run_laws(target: Any, class_name: str | None = None) -> LawReport:
         torch.manual_seed(0)  # the same report on every run, of a layer with dropout too
         try:
             subject = Subject(layer_class)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             finding = error.finding if isinstance(error, LawBroken) else _unforeseen(error)
             skipped = tuple(
                 LawResult(n, title, skipped="the layer could not be taken apart") for n, (title, _) in LAWS.items()
             )
-            return LawReport(name, (LawResult(0, "The layer itself", (finding,)), *skipped))
+            return LawReport(name, (LawResult(0, "The layer itself", (finding,)), *skipped), note)
         if findings := _cannot_answer(subject):
             rest = {
                 n: LawResult(n, title, skipped="forward cannot be used: see law 2") for n, (title, _) in LAWS.items()
             }
-            return LawReport(name, tuple((rest | {2: LawResult(2, LAWS[2][0], findings)}).values()))
-        return LawReport(name, tuple(_judge(number, subject) for number in LAWS))
+            return LawReport(name, tuple((rest | {2: LawResult(2, LAWS[2][0], findings)}).values()), note)
+        return LawReport(name, tuple(_judge(number, subject) for number in LAWS), note)
 
 
 def _cannot_answer(subject: Subject) -> tuple[Finding, ...]:
-    """A forward that fails on a plain batch breaks law 2, and nothing else can be judged."""
+    """A forward that fails on a plain batch, or a state shared by all layers, breaks law 2, and nothing else can be judged."""
     try:
         answer = subject.build(WIDE)(torch.ones(5, WIDE.n_in))
     except LawBroken as broken:
-        return (broken.finding, *_wrong_in_silence(subject))
+        return (_with_its_cause(subject, broken.finding),)
     if isinstance(answer, torch.Tensor):
-        return ()
+        shared = sharing(subject)
+        return (shared,) if shared else ()
     means = "a missing `return`" if answer is None else "a tensor is due"
     return (Finding(f"`forward(x)` returned {type(answer).__name__}", means),)
 
 
-def _wrong_in_silence(subject: Subject) -> tuple[Finding, ...]:
-    """Where the shapes do not fit on a rectangular layer, a square one often runs, and computes something else."""
+def _with_its_cause(subject: Subject, failed: Finding) -> Finding:
+    """Where the shapes do not fit on a rectangular layer, a square one often runs, and what it computes names the bug."""
     try:
         built = double(subject, SQUARE)
         wrong = explain(built, measure(built, *subject.set_factors(built)))
     except LawBroken:
-        return ()
-    return (Finding(f"on a square layer no error appears, but {wrong.what}", wrong.means),) if wrong else ()
+        return failed
+    if not wrong:
+        return failed
+    return Finding(f"{failed.what}; on a square layer no error appears, but {wrong.what}", wrong.means)
 
 
-def _unforeseen(error: Exception) -> Finding:
-    return Finding(
-        f"the check met {type(error).__name__}: {error}", "the layer does something the runner did not expect"
-    )
+def _unforeseen(error: BaseException) -> Finding:
+    means = guess(error) if isinstance(error, SystemExit) else "the layer does something the runner did not expect"
+    return Finding(f"the check met {type(error).__name__}: {error}", means)
 
 
 def _judge(number: int, subject: Subject) -> LawResult:
@@ -184,7 +195,7 @@ def _judge(number: int, subject: Subject) -> LawResult:
     except NotJudged as reason:
         if not findings:
             return LawResult(number, title, skipped=str(reason))
-    except Exception as error:  # a layer can surprise the runner in ways nobody foresaw: say where, and go on
+    except (Exception, SystemExit) as error:  # a layer can surprise the runner in ways nobody foresaw: say where, go on
         findings.append(_unforeseen(error))
     return LawResult(number, title, tuple(findings), tuple(remarks))
 
@@ -200,7 +211,7 @@ def load_class(path: Path, class_name: str | None = None) -> type[nn.Module]:
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         line = (
             next(
                 (f.lineno for f in reversed(inspect.getinnerframes(error.__traceback__)) if f.filename == str(path)),
@@ -211,11 +222,7 @@ def load_class(path: Path, class_name: str | None = None) -> type[nn.Module]:
         )
         where = f", line {getattr(error, 'lineno', None) or line}" if getattr(error, "lineno", None) or line else ""
         raise LayerFileError(f"{path}{where} could not be run: {type(error).__name__}: {error}") from error
-    own = {
-        n: c
-        for n, c in vars(module).items()
-        if inspect.isclass(c) and issubclass(c, nn.Module) and c.__module__ == spec.name
-    }
+    own = _layers_of(module)
     if class_name:
         if class_name not in own:
             raise LayerFileError(f"{path} has no layer class {class_name}; it has {', '.join(own) or 'none'}")
@@ -229,3 +236,12 @@ def load_class(path: Path, class_name: str | None = None) -> type[nn.Module]:
             f"{path} defines no class that inherits from nn.Module: write `class MyLoRALinear(nn.Module)`"
         )
     raise LayerFileError(f"{path} defines several layers ({', '.join(own)}): say which is meant")
+
+
+def _layers_of(module: ModuleType) -> dict[str, type[nn.Module]]:
+    """The nn.Module classes that a file itself defines."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if inspect.isclass(value) and issubclass(value, nn.Module) and value.__module__ == module.__name__
+    }

@@ -1,0 +1,18 @@
+"""`x @ W` in place of `x @ W.T`, which fits on a square layer only."""
+
+import torch
+from torch import nn
+
+BREAKS = {2: "W₀ transposed"}
+
+
+class MyLoRALinear(nn.Module):
+    def __init__(self, base_layer, r, lora_alpha):
+        super().__init__()
+        self.base_layer = base_layer.requires_grad_(False)
+        self.A = nn.Parameter(torch.randn(r, base_layer.in_features) / base_layer.in_features**0.5)
+        self.B = nn.Parameter(torch.zeros(base_layer.out_features, r))
+        self.scaling = lora_alpha / r
+
+    def forward(self, x):
+        return x @ self.base_layer.weight + self.base_layer.bias + self.scaling * (x @ self.A.T @ self.B.T)

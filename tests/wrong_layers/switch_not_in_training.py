@@ -1,0 +1,21 @@
+"""The switch is asked in eval mode alone."""
+
+import torch
+from torch import nn
+
+BREAKS = {9: "the switch does nothing"}
+
+
+class MyLoRALinear(nn.Module):
+    def __init__(self, base_layer, r, lora_alpha):
+        super().__init__()
+        self.base_layer = base_layer.requires_grad_(False)
+        self.A = nn.Parameter(torch.randn(r, base_layer.in_features) / base_layer.in_features**0.5)
+        self.B = nn.Parameter(torch.zeros(base_layer.out_features, r))
+        self.scaling = lora_alpha / r
+        self.enabled = True
+
+    def forward(self, x):
+        if not self.enabled and not self.training:
+            return self.base_layer(x)
+        return self.base_layer(x) + self.scaling * (x @ self.A.T @ self.B.T)

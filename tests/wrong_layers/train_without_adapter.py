@@ -1,0 +1,19 @@
+"""In train mode the adapter is left out: it never learns."""
+
+import torch
+from torch import nn
+
+BREAKS = {2: "the adapter is not added to the output; in eval mode all is well"}
+
+
+class MyLoRALinear(nn.Module):
+    def __init__(self, base_layer, r, lora_alpha):
+        super().__init__()
+        self.base_layer = base_layer.requires_grad_(False)
+        self.A = nn.Parameter(torch.randn(r, base_layer.in_features) / base_layer.in_features**0.5)
+        self.B = nn.Parameter(torch.zeros(base_layer.out_features, r))
+        self.scaling = lora_alpha / r
+
+    def forward(self, x):
+        y = self.base_layer(x)
+        return y if self.training else y + self.scaling * (x @ self.A.T @ self.B.T)
