@@ -47,7 +47,11 @@ class SweepError(LoRAEduError, ValueError):
     """A sweep or a cell that does not exist, or a run that returned other metrics than its sweep names."""
 
 
-class DiskFullError(LoRAEduError, OSError):
+class DiskError(LoRAEduError, OSError):
+    """A file that could not be written; nothing that was there before is lost."""
+
+
+class DiskFullError(DiskError):
     """A file for which there is no room; nothing that was there before is lost."""
 
 

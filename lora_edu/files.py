@@ -22,7 +22,7 @@ def room_for(what: str, size: int, folder: Path, unfinished: Path) -> Iterator[N
     try:
         yield
     except (OSError, SafetensorError) as error:
-        if not _is_full(error):
+        if not is_full(error):
             raise
         if unfinished.is_dir():
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -36,6 +36,7 @@ def room_for(what: str, size: int, folder: Path, unfinished: Path) -> Iterator[N
         ) from error
 
 
-def _is_full(error: Exception) -> bool:
+def is_full(error: Exception) -> bool:
+    """Whether the error says that a disk, or a quota on it, is full."""
     # safetensors passes the system's error on as text alone.
     return getattr(error, "errno", None) in _FULL or any(f"(os error {code})" in str(error) for code in _FULL)

@@ -46,6 +46,13 @@ def noisy_batch(rows: list[list[int]]) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "labels": labels}
 
 
+LOSS = causal_lm_loss  # one moment puts another in its place, which the run's identity does not see
+
+
+def loss(model, batch):
+    return LOSS(model, batch)
+
+
 class DieAt(Callback):
     """Dies between two steps; halves the learning rate at step 5, which a resumed run has to remember."""
 
@@ -60,7 +67,7 @@ class DieAt(Callback):
         time.sleep(self.pause)
 
 
-def trainer(folder: Path, loss_fn=causal_lm_loss, callback: DieAt | None = None, **config) -> Trainer:
+def trainer(folder: Path, callback: DieAt | None = None, **config) -> Trainer:
     torch.set_num_threads(1)
     model = make_tiny_llama()
     torch.manual_seed(3)
@@ -69,7 +76,7 @@ def trainer(folder: Path, loss_fn=causal_lm_loss, callback: DieAt | None = None,
     rows = [[generator.randrange(1, 32) for _ in range(7)] for _ in range(14)]
     settings = TrainConfig(**CONFIG | {"output_dir": str(folder)} | config)
     return Trainer(
-        model, rows[:10], loss_fn, settings, collate=noisy_batch, eval_examples=[[*row] for row in rows[10:]],
+        model, rows[:10], loss, settings, collate=noisy_batch, eval_examples=[[*row] for row in rows[10:]],
         callbacks=[callback or DieAt()], progress=False,
     )  # fmt: skip
 
@@ -93,7 +100,9 @@ def on_call(number: int, function, before_death=None):
 
 def in_a_step(folder: Path) -> None:
     """In the forward pass of a second micro-batch, evaluations counted: the gradients of the first are lost."""
-    trainer(folder, loss_fn=on_call(18, causal_lm_loss)).train()
+    global LOSS
+    LOSS = on_call(18, causal_lm_loss)
+    trainer(folder).train()
 
 
 def in_the_update(folder: Path) -> None:
@@ -123,7 +132,7 @@ def after_the_rename(folder: Path) -> None:
     def half(old, **kwargs):
         next(iter(sorted(Path(old).iterdir()))).unlink()
 
-    train_state.shutil.rmtree = on_call(7, train_state.shutil.rmtree, before_death=half)
+    train_state.shutil.rmtree = on_call(1, train_state.shutil.rmtree, before_death=half)
     trainer(folder).train()
 
 
@@ -203,9 +212,7 @@ def main(folder: Path) -> None:
                 time.sleep(0.005)
             os.kill(pid, signal.SIGKILL)
         ends[name] = end_of(pid)
-        ends[f"{name} left"] = sorted(path.name for path in (folder / name).glob("*")) + sorted(
-            path.name for path in (folder / name).glob(".*")
-        )
+        ends[f"{name} left"] = sorted(path.name for path in (folder / name).iterdir() if path.is_dir())
 
         def go_on() -> None:
             run = trainer(folder / name)  # noqa: B023

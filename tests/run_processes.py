@@ -33,7 +33,7 @@ from lora_edu.errors import LoRAEduError
 from lora_edu.models.sharded import is_sharded, whole
 from lora_edu.training import Callback, LossSum, TrainConfig, Trainer, causal_lm_loss, step_rows
 from lora_edu.training import checkpoints as train_state
-from lora_edu.training import trainer as trainer_module
+from lora_edu.training import run as run_module
 from lora_edu.training.processes import new_accelerator
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
@@ -314,13 +314,13 @@ def sharded_by_accelerate(folder: Path) -> None:
         return accelerator
 
     before = PartialState().distributed_type
-    trainer_module.new_accelerator = fooled
+    run_module.new_accelerator = fooled
     try:
         run = trainer("ddp", None, gradient_checkpointing=True)
         run.train()
         leave(folder, "whole accelerate", run, wrapped=type(run.model).__name__)
     finally:
-        trainer_module.new_accelerator = new_accelerator
+        run_module.new_accelerator = new_accelerator
         AcceleratorState().distributed_type = PartialState._shared_state["distributed_type"] = before
 
 

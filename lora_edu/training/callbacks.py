@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from lora_edu.training.trainer import Trainer
+from torch import nn
+
+from lora_edu.training.config import TrainConfig
 
 Record = dict[str, Any]
 
@@ -46,6 +48,29 @@ class History:
         return cls(**values)
 
 
+class Running(Protocol):
+    """What a callback may use of the trainer that calls it."""
+
+    config: TrainConfig
+    model: nn.Module
+    parameters: dict[str, nn.Parameter]
+    step: int
+    total_steps: int
+    learning_rate: float
+    history: History
+    seconds: float
+    progress: bool
+
+    @property
+    def is_main_process(self) -> bool: ...
+
+    def stop(self, why: str) -> None: ...
+
+    def hold(self, may_go_on: Callable[[], bool]) -> None: ...
+
+    def evaluate(self, examples: Sequence[Any] | None = None) -> float: ...
+
+
 class Callback:
     """Base of everything that looks on while a run goes. Override what you need; each hook gets the trainer.
 
@@ -57,17 +82,17 @@ class Callback:
 
     shows_progress = False
 
-    def on_train_begin(self, trainer: Trainer) -> None:
+    def on_train_begin(self, trainer: Running) -> None:
         """Before the first step, also when a run resumes (`trainer.step` says where)."""
 
-    def on_step_end(self, trainer: Trainer, record: Record) -> None:
+    def on_step_end(self, trainer: Running, record: Record) -> None:
         """After every optimiser step."""
 
-    def on_evaluate(self, trainer: Trainer, record: Record) -> None:
+    def on_evaluate(self, trainer: Running, record: Record) -> None:
         """After every evaluation."""
 
-    def on_train_end(self, trainer: Trainer, history: History) -> None:
+    def on_train_end(self, trainer: Running, history: History) -> None:
         """When the run has ended, early or not, but not when it failed."""
 
-    def on_train_exit(self, trainer: Trainer) -> None:
+    def on_train_exit(self, trainer: Running) -> None:
         """Last of all, whatever ended the run: its last step, `stop`, Ctrl-C or an error."""

@@ -5,8 +5,12 @@ Nothing here has a state, so a resumed run and an uninterrupted one cannot disag
 
 import functools
 import math
+import numbers
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -53,22 +57,8 @@ class TrainConfig:
     output_dir: Annotated[str | None, "Folder of the checkpoints."] = None
 
     def __post_init__(self) -> None:
-        optional = ("max_steps", "eval_every", "patience", "save_every")
-        for name in ("batch_size", "gradient_accumulation_steps", "epochs", *optional):
-            value = getattr(self, name)
-            if not (value is None and name in optional) and (type(value) is not int or value < 1):
-                raise ConfigError(f"{name} must be a whole number of at least 1, not {value!r}.")
-        for name, choices in (("scheduler", ("cosine", "linear", "constant")), ("precision", ("auto", "fp32", "bf16"))):
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}.")
-        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
-            raise ConfigError(f"learning_rate must be a positive number, not {self.learning_rate!r}.")
-        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
-            raise ConfigError(f"max_grad_norm must be positive (or None for no clipping), not {self.max_grad_norm!r}.")
-        if self.weight_decay < 0 or self.seed < 0 or self.warmup_steps < 0 or not 0 <= self.warmup_ratio < 1:
-            raise ConfigError(
-                "weight_decay, seed and warmup_steps must not be negative, and warmup_ratio lies in [0, 1)."
-            )
+        for name, option in _options().items():
+            object.__setattr__(self, name, option.checked(name, getattr(self, name)))
         if self.warmup_steps and self.warmup_ratio:
             raise ConfigError("Give warmup_steps or warmup_ratio, not both.")
         if self.save_every and self.output_dir is None:
@@ -79,24 +69,142 @@ class TrainConfig:
         return asdict(self)
 
     def decisive(self) -> dict[str, Any]:
-        """What decides the run's steps. Not where it saves, nor how a step is fitted into memory: the rows of a step are what
+        """What decides the run's steps. Not where or how often it saves, nor how a step is fitted into memory: the rows of a step are what
         counts, not how many go through the model at once, and checkpointed activations are the same activations."""
         rows = self.batch_size * self.gradient_accumulation_steps
-        how = ("output_dir", "batch_size", "gradient_accumulation_steps", "gradient_checkpointing")
+        how = ("output_dir", "save_every", "batch_size", "gradient_accumulation_steps", "gradient_checkpointing")
         return {"rows a step": rows} | {name: value for name, value in self.to_dict().items() if name not in how}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
         """The inverse of `to_dict`; an unknown key raises ConfigError."""
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"Training settings are names with values, not {_shown(values)}.")
         known = {f.name for f in fields(cls)}
-        if unknown := sorted(set(values) - known):
+        if unknown := sorted(map(str, set(values) - known)):
             raise ConfigError(f"Unknown training setting {', '.join(unknown)}. Known: {', '.join(sorted(known))}.")
         return cls(**values)
 
 
+# --- what an option may be --------------------------------------------------------------------------------------------
+
+
+class _Option(NamedTuple):
+    """The kind of an option, read off its annotation, and which of its values are possible."""
+
+    kind: type
+    choices: tuple[str, ...]
+    optional: bool
+    possible: Callable[[Any], bool]
+    words: str
+
+    def checked(self, name: str, value: Any) -> Any:
+        """The value as Python's own kind (NumPy has others). Raises ConfigError that names option, value and remedy."""
+        if value is None and self.optional:
+            return None
+        known = _as_kind(self.kind, value)
+        if known is None or not self.possible(known):
+            raise ConfigError(f"{name} must be {self.words}, not {_shown(value)}{_remedy(self.kind, value)}.")
+        return known
+
+
+_POSSIBLE: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(
+        ("batch_size", "gradient_accumulation_steps", "epochs", "max_steps", "eval_every", "patience", "save_every"),
+        (lambda n: 1 <= n < 10**8, "a whole number of at least 1 and below a hundred million"),
+    ),
+    "warmup_steps": (lambda n: 0 <= n < 10**8, "a whole number of at least 0 and below a hundred million"),
+    # NumPy's older generator takes 32 bits, and each process adds its own number.
+    "seed": (lambda n: 0 <= n <= 4 * 10**9, "a whole number from 0 to 4,000,000,000"),
+    "learning_rate": (lambda x: x > 0 and math.isfinite(x), "a positive number, such as 0.001"),
+    "max_grad_norm": (lambda x: x > 0 and math.isfinite(x), "a positive number (or None for no clipping)"),
+    "weight_decay": (lambda x: x >= 0 and math.isfinite(x), "a number of at least 0"),
+    "warmup_ratio": (lambda x: 0 <= x < 1, "a share of the run, at least 0 and below 1"),
+    "gradient_checkpointing": (lambda x: True, "True or False"),
+    "keep_best": (lambda x: True, "True or False"),
+    "output_dir": (lambda x: bool(x) and "\0" not in x, "the path of a folder"),
+}
+
+
+@functools.cache
+def _options() -> dict[str, _Option]:
+    options = {}
+    for name, hint in get_type_hints(TrainConfig).items():
+        parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        kind = next(part for part in parts if part is not type(None))
+        choices = get_args(kind)  # of a Literal
+        possible, words = _POSSIBLE.get(name) or (choices.__contains__, f"one of {', '.join(choices)}")
+        options[name] = _Option(str if choices else kind, choices, type(None) in parts, possible, words)
+    return options
+
+
+def _as_kind(kind: type, value: Any) -> Any:
+    """The value as an int, float, bool or str; None if it is none. True is no number, and 2.0 is no whole one."""
+    if kind is bool:
+        return bool(value) if isinstance(value, bool | np.bool_) else None
+    if kind is str:
+        return os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral if kind is int else numbers.Real):
+        return None
+    if isinstance(value, int | float):
+        return value
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
+
+
+def _remedy(kind: type, value: Any) -> str:
+    """What to write instead, where that is plain."""
+    if kind in (int, float) and isinstance(value, str):
+        try:
+            number = float(value)
+        except ValueError:
+            return ""
+        return (
+            f": that is a text, write {int(number) if kind is int and number.is_integer() else number!r} without quotes"
+        )
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return f": write {int(value)}"
+    if kind is bool and value in (0, 1, "true", "false", "True", "False"):
+        return f": write {value in (1, 'true', 'True')}"
+    return ""
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of more digits than Python likes to print
+        return "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+# --- the plan ---------------------------------------------------------------------------------------------------------
+
+
+def plan_warnings(n_examples: int, config: TrainConfig) -> list[str]:
+    """What a plan will not do although its settings ask for it, a sentence each; [] for most plans."""
+    steps, found = total_steps(n_examples, config), []
+    if steps < 10:
+        rows = config.batch_size * config.gradient_accumulation_steps
+        found.append(
+            f"The run has only {steps} step{'s' * (steps > 1)} ({n_examples} rows, {min(rows, n_examples)} a step): more epochs or "
+            "a smaller batch_size give it more."
+        )
+    warmup = config.warmup_steps or round(config.warmup_ratio * steps)
+    if warmup >= steps:
+        found.append(
+            f"The learning rate rises for {warmup} steps and the run has {steps}: it never reaches its peak of {config.learning_rate:g}."
+        )
+    for name in ("eval_every", "save_every"):
+        every = getattr(config, name)
+        if every and every > steps:
+            found.append(
+                f"{name} is {every} and the run has {steps} step{'s' * (steps > 1)}: it happens at the end only."
+            )
+    return found
+
+
 def steps_per_epoch(n_examples: int, config: TrainConfig) -> int:
     """Steps that one pass over the examples takes; the last one may be smaller."""
-    return math.ceil(n_examples / (config.batch_size * config.gradient_accumulation_steps))
+    return -(-n_examples // (config.batch_size * config.gradient_accumulation_steps))
 
 
 def total_steps(n_examples: int, config: TrainConfig) -> int:

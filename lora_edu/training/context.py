@@ -6,19 +6,15 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate.utils import set_seed
 from tqdm.auto import tqdm
 
-from lora_edu.models.device import Precision, fastest_settings
 from lora_edu.models.modules import checkpointing, modes
-from lora_edu.training.checkpoints import capture_rng, restore_rng
-from lora_edu.training.processes import of_the_first
-
-if TYPE_CHECKING:
-    from lora_edu.training.trainer import Trainer
+from lora_edu.training.rng import capture_rng, restore_rng
+from lora_edu.training.run import Run
 
 
 @contextlib.contextmanager
@@ -70,43 +66,34 @@ def interrupt_asked() -> Iterator[threading.Event]:
 
 
 @contextlib.contextmanager
-def run_context(trainer: "Trainer") -> Iterator[threading.Event]:
+def run_context(run: Run) -> Iterator[threading.Event]:
     """What a run changes around it and gives back; yields the flag that Ctrl-C raises."""
     with (
         own_rng(),
-        num_threads(trainer.threads),
-        modes(trainer.model, training=True),
-        checkpointing(trainer.model, trainer.config.gradient_checkpointing),
+        num_threads(run.threads),
+        modes(run.model, training=True),
+        checkpointing(run.model, run.config.gradient_checkpointing),
         interrupt_asked() as interrupted,
         warnings.catch_warnings(),
     ):
-        if not trainer.accelerator.is_main_process:
+        if not run.is_main_process:
             warnings.simplefilter("ignore")  # one process says it for all
-        if trainer.rng is None:
-            set_seed(trainer.config.seed + trainer.accelerator.process_index)
+        if run.rng is None:
+            set_seed(run.config.seed + run.accelerator.process_index)
         else:
-            restore_rng(trainer.rng)
-        trainer.rng = None
+            restore_rng(run.rng)
+        run.rng = None
         try:
             yield interrupted
         finally:
-            trainer.rng = capture_rng()
-            trainer.optimizer.zero_grad(set_to_none=True)
+            run.rng = capture_rng()
+            run.optimizer.zero_grad(set_to_none=True)
 
 
-def precision_and_threads(trainer: "Trainer") -> tuple[Precision, int]:
-    """What the config says, or what was faster here; the same in all processes."""
-    if trainer.config.precision != "auto":
-        return trainer.config.precision, torch.get_num_threads()
-    settings = of_the_first(fastest_settings())
-    exact = any(p.dtype == torch.float64 for p in trainer.model.parameters())  # nobody asks for float64 to lose it
-    return ("fp32" if exact else settings.precision), settings.threads
-
-
-def progress_bar(trainer: "Trainer") -> tqdm:
+def progress_bar(run: Run) -> tqdm:
     """One bar for all processes, none where a callback draws the progress or nobody wants to see it."""
     # tqdm's own switch, which its notebook form overlooks.
     switched_off = os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
-    shown = trainer.progress and not any(callback.shows_progress for callback in trainer.callbacks)
-    hidden = switched_off or not (shown and trainer.accelerator.is_main_process)
-    return tqdm(total=trainer.total_steps, initial=trainer.step, desc="training", unit="step", disable=hidden)
+    shown = run.progress and not any(callback.shows_progress for callback in run.callbacks)
+    hidden = switched_off or not (shown and run.is_main_process)
+    return tqdm(total=run.total_steps, initial=run.step, desc="training", unit="step", disable=hidden)

@@ -7,18 +7,13 @@ import contextlib
 import gc
 import traceback
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 
-from lora_edu.errors import DiskFullError, LoRAEduError, TrainingError
-from lora_edu.training.checkpoints import checkpoint_name, checkpoints
-from lora_edu.training.memory.advice import (
-    _by_the_ledger,
-)
-
-if TYPE_CHECKING:
-    from lora_edu.training.trainer import Trainer
+from lora_edu.errors import DiskError, LoRAEduError, TrainingError
+from lora_edu.training.checkpoints import save_checkpoint
+from lora_edu.training.folder import checkpoint_name, checkpoints
+from lora_edu.training.run import Run
 
 # Which messages mean what. torch has classes for some of these errors on some devices; on others the text is all there is.
 _NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
@@ -46,66 +41,69 @@ def _says(error: BaseException, words: tuple[str, ...]) -> bool:
 
 
 @contextlib.contextmanager
-def in_clear_words(trainer: "Trainer") -> Iterator[None]:
+def in_clear_words(run: Run) -> Iterator[None]:
     """Turns what torch raises in such a case into a TrainingError that says where the run stands and what to do."""
     try:
         yield
     except LoRAEduError:
         raise
     except (RuntimeError, MemoryError) as error:
-        several = trainer.accelerator.num_processes > 1
+        several = run.accelerator.num_processes > 1
         if no_memory(error):
             traceback.clear_frames(error.__traceback__)  # they hold the activations that filled the memory
-            words = _out_of_memory(trainer)
+            words = _out_of_memory(run)
         elif several and peer_gone(error):
             words = (
-                f"Step {trainer.step + 1} broke off because another process of this run has ended or not answered. Its own last words "
-                f"say why, unless it was killed from outside. {_go_on_elsewhere(trainer)}"
+                f"Step {run.step + 1} broke off because another process of this run has ended or not answered. Its own last words "
+                f"say why, unless it was killed from outside. {_go_on_elsewhere(run)}"
             )
         elif device_gone(error):
             words = (
-                f"The device {trainer.accelerator.device} stopped answering in step {trainer.step + 1}, and what lay on it is lost. A "
+                f"The device {run.accelerator.device} stopped answering in step {run.step + 1}, and what lay on it is lost. A "
                 '"device-side assert" is mostly a token number beyond the vocabulary: the same step on a CPU names it. Else a driver was '
-                f"reset, or the device overheated or was taken away. {_go_on_elsewhere(trainer)}"
+                f"reset, or the device overheated or was taken away. {_go_on_elsewhere(run)}"
             )
         else:
             raise
         raise TrainingError(f"{words} ({type(error).__name__}: {str(error).strip().splitlines()[0]})") from error
 
 
-def _go_on_elsewhere(trainer: "Trainer") -> str:
+def _go_on_elsewhere(run: Run) -> str:
     """How a new process goes on with the run."""
-    newest = checkpoints(trainer.output_dir)[:1] if trainer.output_dir else []
+    newest = checkpoints(run.output_dir)[:1] if run.output_dir else []
     if newest:
-        return f"The newest checkpoint is {newest[0]}. To go on, in a new process: {trainer.resume_hint}"
+        return f"The newest checkpoint is {newest[0]}. To go on, in a new process: {run.resume_hint}"
     return "No checkpoint was written (TrainConfig's output_dir and save_every do that): start again."
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
-def _out_of_memory(trainer: "Trainer") -> str:
+def _out_of_memory(run: Run) -> str:
     """By how much, what would fit, and where the run stands; saves it first."""
-    trainer.optimizer.zero_grad(set_to_none=True)
+    run.optimizer.zero_grad(set_to_none=True)
     gc.collect()
-    if trainer.accelerator.device.type == "cuda":
+    if run.accelerator.device.type == "cuda":
         torch.cuda.empty_cache()
-    return " ".join([f"Out of memory in step {trainer.step + 1}.", *_by_the_ledger(trainer), _kept(trainer)])
+    # Needed only now, and it brings adapters and the ledger with it.
+    from lora_edu.training.memory.advice import by_the_ledger
+
+    return " ".join([f"Out of memory in step {run.step + 1}.", *by_the_ledger(run), _kept(run)])
 
 
-def _kept(trainer: "Trainer") -> str:
+def _kept(run: Run) -> str:
     """What is kept of the run, in words; written to the disk first where that can be done."""
-    if trainer.accelerator.num_processes > 1:  # the others wait inside the step, and cannot be asked to save
-        return _go_on_elsewhere(trainer)
-    if trainer.updating:
-        return f"It was in the middle of an update, so the weights may be half new. {_go_on_elsewhere(trainer)}"
-    weights = f"Nothing is lost: the weights are those after step {trainer.step}"
-    here = f"{weights}, and train() of this trainer goes on, also after trainer.config = dataclasses.replace(trainer.config, …)."
-    if trainer.step == 0 or trainer.output_dir is None:
+    if run.accelerator.num_processes > 1:  # the others wait inside the step, and cannot be asked to save
+        return _go_on_elsewhere(run)
+    if run.updating:
+        return f"It was in the middle of an update, so the weights may be half new. {_go_on_elsewhere(run)}"
+    weights = f"Nothing is lost: the weights are those after step {run.step}"
+    here = f"{weights}, and train() of this trainer goes on, also after trainer.config = dataclasses.replace(run.config, …)."
+    if run.step == 0 or run.output_dir is None:
         return here
     try:
-        folder = trainer.output_dir / checkpoint_name(trainer.step)
-        saved = folder if folder.exists() else trainer.save()
-        return f"{weights}, saved in {saved}. To go on, also with such a change: {trainer.resume_hint}"
-    except DiskFullError as error:
+        folder = run.output_dir / checkpoint_name(run.step)
+        saved = folder if folder in checkpoints(run.output_dir) else save_checkpoint(run)
+        return f"{weights}, saved in {saved}. To go on, also with such a change: {run.resume_hint}"
+    except DiskError as error:
         return f"{here} It could not be saved. {error}"

@@ -1,15 +1,14 @@
 """The training loop. It knows nothing of its model: examples are opaque, `collate` makes a batch of them, `loss_fn` a `LossSum`.
 
 Chapters 05, 06 and 14. Built on `accelerate`, which supplies the device, several processes and the backward pass; precision is
-torch's own autocast, and checkpoints are ours (`train_state`), because `accelerate.save_state` pickles.
+torch's own autocast, and checkpoints are ours (`checkpoints`), because `accelerate.save_state` pickles.
 """
 
 import contextlib
-import functools
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,31 +18,20 @@ from torch import Tensor, nn
 
 from lora_edu.errors import TrainingError
 from lora_edu.models.modules import modes, unwrap
-from lora_edu.models.sharded import put, reshard, whole
+from lora_edu.models.sharded import whole
 from lora_edu.training.callbacks import Callback, History, Record
-from lora_edu.training.checkpoints import (
-    State,
-    capture_rng,
-    checkpoints,
-    newest_checkpoint,
-    restore,
-    restore_rng,
-    run_identity,
-    save_checkpoint,
-    save_for_later,
-    save_or_warn,
-)
+from lora_edu.training.checkpoints import newest_state, restore, save_checkpoint, save_for_later, save_or_warn
 from lora_edu.training.checks import all_finite, check_first_gradients, check_graph, explain_bad_number
-from lora_edu.training.config import TrainConfig, lr_factor, step_rows, steps_per_epoch, total_steps
-from lora_edu.training.context import precision_and_threads, progress_bar, run_context
+from lora_edu.training.config import TrainConfig, lr_factor, step_rows, steps_per_epoch
+from lora_edu.training.context import progress_bar, run_context
 from lora_edu.training.failures import in_clear_words
-from lora_edu.training.processes import any_process, distribute, new_accelerator
-from lora_edu.training.run import LossSum
+from lora_edu.training.folder import checkpoints
+from lora_edu.training.processes import any_process
+from lora_edu.training.rng import capture_rng, restore_rng
+from lora_edu.training.run import LossFunction, LossSum, Run
 
-LossFunction = Callable[[nn.Module, Any], LossSum]
 
-
-class Trainer:
+class Trainer(Run):
     """Trains whatever in `model` has requires_grad. Chapter 05.
 
         trainer = Trainer(model, examples, causal_lm_loss, TrainConfig(epochs=3), collate=collate)
@@ -54,10 +42,6 @@ class Trainer:
     tokens), so accumulating unequal micro-batches equals one large batch. Raises TrainingError when nothing trains, when a loss or
     gradient is not finite, and when a trainable parameter gets no gradient.
     """
-
-    resume_hint = (
-        "make the trainer again from the same model, examples and config, and call resume()."  # the CLI has its own
-    )
 
     def __init__(
         self,
@@ -71,32 +55,16 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
         progress: bool = True,
     ) -> None:
-        self.config = config or TrainConfig()
-        self.examples, self.eval_examples = examples, eval_examples
-        self.loss_fn, self.collate, self.callbacks, self.progress = loss_fn, collate, list(callbacks), progress
+        config = config or TrainConfig()
         if len(examples) == 0:
             raise TrainingError("There are no examples to train on.")
-        if (self.config.keep_best or self.config.patience) and not eval_examples:
+        if (config.keep_best or config.patience) and not eval_examples:
             raise TrainingError("keep_best and patience need eval_examples to measure on.")
         if not any(p.requires_grad for p in model.parameters()):
             raise TrainingError(
                 "Nothing trains: no parameter of the model has requires_grad. Inject an adapter first, or unfreeze the one that is there."
             )
-        self.accelerator = new_accelerator()
-        self.model = distribute(self.accelerator, model)
-        self.parameters = {name: p for name, p in unwrap(self.model).named_parameters() if p.requires_grad}
-        self.optimizer = torch.optim.AdamW(
-            self.parameters.values(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
-        )
-        self.step = 0  # optimiser steps done
-        self.updating = False  # between the first and the last parameter of an update
-        self.total_steps = total_steps(len(examples), self.config)
-        self.learning_rate = self.config.learning_rate  # the schedule's peak; a callback may change it
-        self.history = History()
-        self.precision, self.threads = precision_and_threads(self)
-        self.best_weights: dict[str, Tensor] | None = None
-        self.rng: State | None = None  # where the run's random generators stand, while it does not run
-        self.seconds = 0.0  # spent so far
+        super().__init__(model, examples, loss_fn, config, collate, eval_examples, callbacks, progress)
         self._started = 0.0  # on the clock, had the run never been held or broken off
         self._interrupted = threading.Event()  # Ctrl-C was pressed
 
@@ -108,7 +76,8 @@ class Trainer:
         Ctrl-C or SIGTERM, in any of its processes, ends the step, saves (if there is an output_dir) and raises KeyboardInterrupt
         with the words to resume. The model ends with the weights of the best evaluation if keep_best, else with the last ones. The
         caller's random generators are left as they were: the run has its own, seeded by the config. What else can end a run raises
-        TrainingError with what is lost (at most the steps since the last checkpoint) and what to do. A full disk ends none.
+        TrainingError with what is lost (at most the steps since the last checkpoint) and what to do. A disk that fails ends none, but
+        an output_dir that cannot be written to, or that another run holds, is refused before the first step.
         """
         if self.history.stopped:
             return self.history
@@ -116,10 +85,16 @@ class Trainer:
             raise TrainingError(
                 f"Step {self.step + 1} was broken off inside its update, so the weights may be half new: resume() from a checkpoint."
             )
-        if self.step == 0 and self.output_dir and checkpoints(self.output_dir):
-            raise TrainingError(
-                f"{self.output_dir} holds checkpoints of an earlier run: go on with resume(), or train into another output_dir."
-            )
+        with self.in_its_folder():
+            if self.step == 0 and self.output_dir and checkpoints(self.output_dir):
+                raise TrainingError(
+                    f"{self.output_dir} holds checkpoints of an earlier run: go on with resume(), or train into another output_dir."
+                )
+            return self._to_the_end()
+
+    def _to_the_end(self) -> History:
+        if self.output_dir:
+            _ = self.identity  # as the run is before its first step
         self._started = time.perf_counter() - self.seconds
         with in_clear_words(self), run_context(self) as self._interrupted, self._watched(), progress_bar(self) as bar:
             while self.step < self.total_steps and not self.history.stopped:
@@ -139,10 +114,12 @@ class Trainer:
                 if self.config.save_every and self.step % self.config.save_every == 0:
                     save_or_warn(self)
             self.stop("finished")
-            if self.output_dir:
-                save_or_warn(self)
-            if self.best_weights is not None:
-                self.put(self.best_weights)
+            try:
+                if self.output_dir:
+                    save_or_warn(self)  # the last weights; the best ones lie beside them
+            finally:
+                if self.best_weights is not None:
+                    self.put(self.best_weights)
             self._tell("on_train_end", self.history)
         return self.history
 
@@ -150,16 +127,15 @@ class Trainer:
         """Goes on from the newest whole checkpoint in output_dir; on the same machine the weights end bit for bit as if the run had
         never stopped. A run that had ended gets its weights and history back.
 
-        Raises TrainingError if there is none, or if config, examples or model are not those of the run, naming what differs.
+        Raises TrainingError if there is none, or if config, rows, loss, adapters or model are not those of the run, naming what differs.
         """
-        if self.output_dir is None:
-            raise TrainingError("There is nothing to resume from: the config has no output_dir.")
-        restore(self, newest_checkpoint(self.output_dir))
-        return self.train()
-
-    def stop(self, why: str) -> None:
-        """Ends the run after the current step. For callbacks; the first reason given is the one kept."""
-        self.history.stopped = self.history.stopped or why
+        state = newest_state(self)
+        if state.values["history"]["stopped"]:  # nothing is left to write
+            restore(self, state)
+            return self.history
+        with self.in_its_folder():
+            restore(self, state)
+            return self.train()
 
     def hold(self, may_go_on: Callable[[], bool]) -> None:
         """Waits until `may_go_on()` says so, or Ctrl-C, which then saves as ever. For callbacks, in `on_step_end`.
@@ -298,20 +274,10 @@ class Trainer:
 
     # --- on disk ------------------------------------------------------------------------------------------------------
 
-    @property
-    def output_dir(self) -> Path | None:
-        """Where checkpoints go."""
-        return Path(self.config.output_dir) if self.config.output_dir else None
-
-    @functools.cached_property
-    def identity(self) -> dict[str, Any]:
-        """What a checkpoint must agree with to be this run's (hashed once: the frozen weights may be gigabytes)."""
-        return run_identity(self)
-
     def save(self) -> Path:
         """Writes a checkpoint of the run as it stands into output_dir and returns its folder. All processes must call it.
 
-        Raises DiskFullError when there is no room; earlier checkpoints are then still there, and the run can go on.
+        Raises DiskError when it cannot be written (DiskFullError: no room); earlier checkpoints are still there, and the run can go on.
         """
         return save_checkpoint(self)
 
@@ -332,12 +298,6 @@ class Trainer:
     def _tell(self, hook: str, *values: Any) -> None:
         for callback in self.callbacks:
             getattr(callback, hook)(self, *values)
-
-    def put(self, weights: Mapping[str, Tensor]) -> None:
-        """Copies `weights` into the trainable parameters of the same names."""
-        reshard(self.model)
-        for name, p in self.parameters.items():
-            put(p, weights[name])
 
     def _bad_number(self, what: str, micro_batches: Sequence[Sequence[int]]) -> TrainingError:
         def row_is_bad(row: int) -> bool:

@@ -15,7 +15,7 @@ from lora_edu.adapters import save_load as checkpoint
 from lora_edu.errors import DiskFullError, TrainingError
 from lora_edu.training import TrainConfig, Trainer, causal_lm_loss
 from lora_edu.training import checkpoints as train_state
-from lora_edu.training.checkpoints import checkpoints
+from lora_edu.training.folder import checkpoints
 from lora_edu.training.memory import advice, megabytes, predict_memory
 from lora_edu.training.memory.advice import Shape, memory_for_this_process, what_fits
 
@@ -37,18 +37,21 @@ def trainer(folder=None, loss_fn=causal_lm_loss, callbacks=(), dropout=0.2, **co
 
 
 class FailsAt:
-    """The causal loss, but its `call`-th call fails as torch does, after it has drawn its dropout."""
+    """The causal loss, but its `call`-th call fails as torch does, after it has drawn its dropout.
 
-    def __init__(self, call: int, error: Exception | None = None) -> None:
-        self.calls, self.call, self.error, self.filling = 0, call, error, None
+    Its settings are private, so that a run may be resumed with one that fails never.
+    """
+
+    def __init__(self, call: int = 0, error: Exception | None = None) -> None:
+        self._calls, self._call, self._error, self.filling = 0, call, error, None
 
     def __call__(self, model, batch):
-        self.calls += 1
-        if self.calls == self.call:
+        self._calls += 1
+        if self._calls == self._call:
             filling = causal_lm_loss(model, batch).total
             self.filling = weakref.ref(filling)
-            if self.error is not None:
-                raise self.error
+            if self._error is not None:
+                raise self._error
             torch.empty(2**60, dtype=torch.uint8)  # more than there is anywhere: torch's own error
         return causal_lm_loss(model, batch)
 
@@ -93,7 +96,7 @@ def test_out_of_memory_keeps_everything(tmp_path, error):
         run.train()
     assert str(error or "you tried to allocate 1152921504606846976 bytes").splitlines()[0] in str(told.value)
     assert loss_fn.filling() is None, "what filled the memory is still held, by the frames of the error"
-    resumed = trainer(tmp_path)
+    resumed = trainer(tmp_path, FailsAt())
     resumed.resume()
     assert farthest(weights(resumed.model), expected) == 0
     run.train()
@@ -249,7 +252,7 @@ def test_a_device_that_vanishes(tmp_path, error):
     assert [folder.name for folder in checkpoints(tmp_path)] == ["step-00000002"], (
         "nothing can be read off a lost device"
     )
-    resumed = trainer(tmp_path, save_every=2)
+    resumed = trainer(tmp_path, FailsAt(), save_every=2)
     resumed.resume()
     assert farthest(weights(resumed.model), weights(reference.model)) == 0
 
@@ -302,7 +305,7 @@ def test_a_full_disk_ends_no_run_and_takes_no_checkpoint(tmp_path, monkeypatch, 
     )
     megabytes_needed = float(words.split("needs ")[1].split(" MB")[0])
     assert megabytes_needed == pytest.approx(size / 1e6, abs=0.06) and str(tmp_path / "full") in words
-    assert sorted(path.name for path in (tmp_path / "full").iterdir()) == ["step-00000002", "step-00000004"]
+    assert sorted(path.name for path in (tmp_path / "full").iterdir()) == [".lock", "step-00000002", "step-00000004"]
     assert farthest(weights(run.model), weights(reference.model)) == 0
     monkeypatch.undo()
     resumed = trainer(tmp_path / "full", save_every=2)
@@ -322,7 +325,7 @@ def test_interrupted_on_a_full_disk_and_saved_once_there_is_room(tmp_path, monke
         run.train()
     with pytest.raises(DiskFullError, match="The disk is full"):
         run.save()
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
     torch.rand(5)  # what the caller draws meanwhile does not count
     run.save()
     resumed = trainer(tmp_path)

@@ -199,7 +199,7 @@ def test_a_full_disk_is_known_to_both_and_ends_no_run(runs):
         assert full["stopped"] == "finished" and full["words"].startswith(
             "The disk is full. The checkpoint step-00000006 needs"
         )
-    assert [path.name for path in (runs / "full").iterdir()] == ["step-00000002"]
+    assert [path.name for path in (runs / "full").iterdir() if path.is_dir()] == ["step-00000002"]
     resumed, _ = alone(folder=runs / "full", resume=True, save_every=2)
     assert losses(resumed.history.steps) == pytest.approx(losses(of(runs, "full")["steps"]), rel=1e-4)
 

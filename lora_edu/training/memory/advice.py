@@ -4,7 +4,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 import torch
@@ -15,9 +15,7 @@ from lora_edu.errors import ConfigError
 from lora_edu.models.modules import unwrap
 from lora_edu.training.config import TrainConfig, step_rows
 from lora_edu.training.memory.ledger import megabytes, predict_memory
-
-if TYPE_CHECKING:
-    from lora_edu.training.trainer import Trainer
+from lora_edu.training.run import Run
 
 
 @dataclass(frozen=True)
@@ -57,10 +55,11 @@ def what_fits(config: TrainConfig, shape: Shape, need: Need, room: int) -> list[
     return found
 
 
-def _by_the_ledger(trainer: "Trainer") -> list[str]:
-    config, room = trainer.config, memory_for_this_process(trainer.accelerator.device)
-    shape = _largest_micro_batch(trainer)
-    model = unwrap(trainer.model)
+def by_the_ledger(run: Run) -> list[str]:
+    """In sentences: what the step needs, what this process can have, and what would fit."""
+    config, room = run.config, memory_for_this_process(run.accelerator.device)
+    shape = _largest_micro_batch(run)
+    model = unwrap(run.model)
     general = (
         "What helps and leaves the steps as they are: a smaller batch_size with more gradient_accumulation_steps, or "
         "gradient_checkpointing=True; shorter rows help too."
@@ -71,7 +70,7 @@ def _by_the_ledger(trainer: "Trainer") -> list[str]:
     def need(shape: Shape, checkpointed: bool) -> int:
         return predict_memory(
             model, shape.rows, shape.tokens, answer_tokens=shape.answers, padded=shape.rows > 1,
-            autocast=trainer.precision == "bf16", gradient_checkpointing=checkpointed,
+            autocast=run.precision == "bf16", gradient_checkpointing=checkpointed,
         ).total  # fmt: skip
 
     try:
@@ -103,12 +102,12 @@ def _by_the_ledger(trainer: "Trainer") -> list[str]:
     return [*words, "No batch fits: take a smaller base, load it in bf16, or shard it over several GPUs."]
 
 
-def _largest_micro_batch(trainer: "Trainer") -> Shape | None:
+def _largest_micro_batch(run: Run) -> Shape | None:
     """The largest of the step that broke off, this process's share of it; None if it is no batch of tokens."""
-    rank, processes = trainer.accelerator.process_index, trainer.accelerator.num_processes
+    rank, processes = run.accelerator.process_index, run.accelerator.num_processes
     shapes = []
-    for rows in step_rows(len(trainer.examples), trainer.step, trainer.config):
-        batch = trainer.collate([trainer.examples[row] for row in rows[rank::processes] or rows[:1]])
+    for rows in step_rows(len(run.examples), run.step, run.config):
+        batch = run.collate([run.examples[row] for row in rows[rank::processes] or rows[:1]])
         ids, labels = (batch.get(key) if isinstance(batch, Mapping) else None for key in ("input_ids", "labels"))
         if not (isinstance(ids, Tensor) and isinstance(labels, Tensor) and ids.ndim == 2):
             return None

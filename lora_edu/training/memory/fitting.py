@@ -21,7 +21,8 @@ from lora_edu.training.config import TrainConfig, total_steps
 from lora_edu.training.losses import causal_lm_loss
 from lora_edu.training.memory.advice import Shape, memory_for_this_process, what_fits
 from lora_edu.training.memory.ledger import Ledger, measure_memory, megabytes, predict_memory
-from lora_edu.training.trainer import LossFunction, Trainer
+from lora_edu.training.run import LossFunction
+from lora_edu.training.trainer import Trainer
 
 SPARE = 0.1  # of the memory is left to what the ledger does not count: the program, passing workspace, other models
 PROBES = 2  # steps that are timed, after one that warms up
