@@ -21,9 +21,9 @@ def sentences(count: int, seed: int = 0) -> list[tuple[list[int], int]]:
     return rows
 
 
-def collate(rows: list[tuple[list[int], int]]) -> dict[str, torch.Tensor]:
+def collate(rows: list[tuple[list[int], int]], pad: int = 0) -> dict[str, torch.Tensor]:
     width = max(len(ids) for ids, _ in rows)
-    ids = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in rows])
+    ids = torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in rows])
     labels = torch.tensor([[-100] * prompt + ids[prompt:] + [-100] * (width - len(ids)) for ids, prompt in rows])
     return {"input_ids": ids, "labels": labels, "attention_mask": (ids != 0).long()}
 
