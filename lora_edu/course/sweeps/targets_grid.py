@@ -67,10 +67,10 @@ def trained(base: Base, config: LoRAConfig | None, **changes: Any) -> Iterator[T
         unload(model)
 
 
-def held_out_loss(base: Base, config: LoRAConfig | None, seed: int = 0) -> float:
-    """Nats an answer token on the held-out rows after `trained`. Chapter 04."""
+def held_out_loss(base: Base, config: LoRAConfig | None, seed: int = 0, **changes: Any) -> float:
+    """Nats an answer token on the held-out rows after `trained`; `changes` as there. Chapter 04."""
     held_out = encode_rows(get_task(TASK).splits().valid[:HELD_OUT], base.tokenizer)
-    with trained(base, config, seed=seed) as trainer:
+    with trained(base, config, seed=seed, **changes) as trainer:
         return trainer.evaluate(held_out)
 
 
