@@ -16,15 +16,20 @@ Pair = tuple[str, str]  # what is asked, what is to be answered
 class RowsForm(Card):
     """Lines of "question → answer" to type over, and one new question. What was typed is kept like a locked prediction.
 
-    Without a kernel, and where nobody types, it holds the rows it was given. `forget(id)` brings those back.
+    What was changed last counts: typed rows, until the cell's own rows are changed and run again. Without a kernel, and where nobody
+    types, it holds the cell's rows. `forget(id)` brings those back.
     """
 
     def __init__(self, id: str, pairs: Sequence[Pair], new_question: str) -> None:
         self.id = id
-        self._typed: dict[str, Any] = {"pairs": [list(pair) for pair in pairs], "new": new_question}
+        self._given: dict[str, Any] = {"pairs": [list(pair) for pair in pairs], "new": new_question}
+        self._typed = self._given
         kept = store.get("forms", id)
-        if kept is not None and len(kept["pairs"]) == len(pairs):
-            self._typed = kept
+        self._newer = (
+            kept is not None and kept.get("given") != self._given
+        )  # the cell was changed after something was typed
+        if kept is not None and not self._newer:
+            self._typed = {"pairs": kept["pairs"], "new": kept["new"]}
         super().__init__(self._text(), self._table())
 
     @property
@@ -42,7 +47,7 @@ class RowsForm(Card):
         return new
 
     def rows(self) -> list[Row]:
-        """The rows as typed, empty lines left out. Raises one DataError that lists every fault by its line."""
+        """The rows as typed, empty lines left out. Raises one DataError that lists every fault, the new question's too."""
         rows, faults, seen = [], [], dict[str, int]()
         for number, (asked, answer) in enumerate(self._typed["pairs"], 1):
             if not asked.strip() and not answer.strip():
@@ -56,6 +61,10 @@ class RowsForm(Card):
                 faults.append(f"row {number}: the question of row {before} again; a question has one answer")
         if not rows and not faults:
             faults.append("every row is empty: type a question and its answer")
+        try:
+            _ = self.new_question
+        except DataError as error:
+            faults.append(str(error))
         raise_faults(faults)
         return rows
 
@@ -118,24 +127,21 @@ class RowsForm(Card):
             "pairs": [[asked.value, answer.value] for asked, answer in self.fields],
             "new": self.new_field.value,
         }
-        store.put("forms", self.id, self._typed)
+        self._newer = False
+        store.put("forms", self.id, self._typed | {"given": self._given})
         self._judge()
 
     def _judge(self) -> None:
-        """Says at once what the next cell would say."""
+        """Says at once what training would say."""
         from lora_edu.course.card import SIGNS, inline, panel
 
-        faults, count = [], 0
         try:
             count = len(self.rows())
         except DataError as error:
-            faults.append(str(error))
-        try:
-            _ = self.new_question
-        except DataError as error:
-            faults.append(str(error))
-        if faults:
-            self.status.value = panel(f"{SIGNS['wrong']} {inline(chr(10).join(faults))}", "wrong")
+            self.status.value = panel(f"{SIGNS['wrong']} {inline(str(error))}", "wrong")
             return
         rows = "1 row" if count == 1 else f"{count} rows"
-        self.status.value = panel(f"{SIGNS['right']} {rows} and a new question. Now run the next cell.", "right")
+        said = f"{rows} and a new question, ready to be trained on."
+        if self._newer:
+            said += " These are the cell's: they have changed since something was typed here. (With the old list the typed rows come back.)"
+        self.status.value = panel(f"{SIGNS['right']} {said}", "right")

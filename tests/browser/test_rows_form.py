@@ -8,7 +8,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 pytestmark = pytest.mark.browser
 
 CELLS = [
-    "from lora_edu.course.own_rows import RowsForm",
+    "from lora_edu.course.rows_form import RowsForm",
     "ten = RowsForm('05-rows', [('Who runs it?', 'Ms Okoro.'), ('Where is it?', 'Here.')], 'In which street is it?')\nten",
     "print([row.answer for row in ten.rows()], ten.new_question)",
 ]
@@ -53,4 +53,14 @@ def test_rows_are_typed_and_read_by_the_next_cell(lab):
     read.locator(".cm-content").click()
     page.keyboard.press("Shift+Enter")
     read.get_by_text("['Nobody.', 'Here.'] Who is in charge?").wait_for()
+    # the cell's own list, changed and run again, counts; what was typed is not silently put over it
+    made = form.locator(".cm-content")
+    made.click()
+    page.keyboard.press("Control+a")
+    page.keyboard.insert_text(CELLS[1].replace("Ms Okoro.", "Mr Bell."))
+    page.keyboard.press("Shift+Enter")
+    form.get_by_text("have changed since something was typed").wait_for()
+    read.locator(".cm-content").click()
+    page.keyboard.press("Shift+Enter")
+    read.get_by_text("['Mr Bell.', 'Here.'] In which street is it?").wait_for()
     assert lab.shown_errors() == [] and lab.errors == []

@@ -39,9 +39,30 @@ def test_what_is_typed_is_used_kept_and_can_be_forgotten():
     assert again.rows()[2].answer == "Biscuit." and again.new_question == "What name has the cat?"
     assert again.form() is not None and again.fields[2][1].value == "Biscuit. "
     assert len(form(id="05-others").rows()) == 2
-    assert len(form(PAIRS[:2]).rows()) == 2  # another number of lines: the page has changed
     forget("05")
     assert len(form().rows()) == 2
+
+
+@pytest.mark.parametrize(
+    "pairs, new",
+    [
+        ([("Who runs it?", "Mr Bell."), *PAIRS[1:]], "In which street is it?"),  # as many rows: a changed answer
+        (PAIRS[:2], "In which street is it?"),
+        (PAIRS, "Who is in charge?"),
+    ],
+)
+def test_the_cell_wins_once_it_is_changed_and_run_again(pairs, new):
+    first = form()
+    first.form()
+    first.fields[0][1].value = "Typed."
+    edited = form(pairs, new)
+    assert edited.rows()[0].answer == pairs[0][1] and edited.new_question == new
+    edited.form()
+    assert "have changed since something was typed" in edited.status.value
+    assert form().rows()[0].answer == "Typed."  # the old list again: nothing was lost
+    edited.fields[0][1].value = "Typed again."
+    assert "have changed" not in edited.status.value
+    assert form(pairs, new).rows()[0].answer == "Typed again." and form().rows()[0].answer == PAIRS[0][1]
 
 
 @pytest.mark.parametrize(
@@ -62,6 +83,9 @@ def test_all_faults_are_named_at_once():
     with pytest.raises(DataError, match="2 faults") as raised:
         form([("Who?", ""), ("Where?", "Here."), ("where", "There.")]).rows()
     assert "row 1" in str(raised.value) and "row 3" in str(raised.value)
+    with pytest.raises(DataError, match="2 faults") as raised:
+        form([("Who?", ""), ("Where?", "Here.")], new="where").rows()
+    assert "row 1" in str(raised.value) and "the new question is row 2 once more" in str(raised.value)
 
 
 @pytest.mark.parametrize("new, said", [("  ", "the new question is empty"), ("who runs IT", "is row 1 once more")])
@@ -70,7 +94,7 @@ def test_a_new_question_must_be_new(new, said):
         _ = form(new=new).new_question
 
 
-def test_the_form_says_at_once_what_the_next_cell_would_say():
+def test_the_form_says_at_once_what_training_would_say():
     shown = form()
     shown.form()
     assert "2 rows and a new question" in shown.status.value
