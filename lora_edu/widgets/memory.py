@@ -14,7 +14,7 @@ from lora_edu.adapters.config import LoRAConfig
 from lora_edu.plots.axes import Axes, ticks
 from lora_edu.plots.canvas import Canvas
 from lora_edu.plots.palette import BLUE, GREEN, INK, MUTED, ORANGE, PAPER, RULE, VERMILION
-from lora_edu.training.memory.ledger import Ledger, megabytes, predict_memory, sketch
+from lora_edu.training.memory.ledger import SHAPES, megabytes, predict_memory, sketch
 from lora_edu.widgets.base import WIDTH, State, Widget, choice
 
 PARTS = {"weights": BLUE, "gradients": ORANGE, "optimizer": VERMILION, "activations": GREEN}
@@ -24,23 +24,36 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MACHINES = {"8 GB": 8e9, "16 GB": 16e9, "24 GB": 24e9, "48 GB": 48e9, "80 GB": 80e9}
 
 
+Entries = Mapping[str, int]  # bytes by part
+
+
 @dataclass(frozen=True)
 class Bars:
-    full: Ledger
-    lora: Ledger
+    full: Entries
+    lora: Entries
 
 
 @cache
-def _sketched(shape: str, dtype: torch.dtype, r: int | None) -> nn.Module:
-    """A model without content, all-linear LoRA of rank `r` or none: 0.1 s to make, so it is made once."""
-    return sketch(shape, None if r is None else LoRAConfig(r=r), dtype)
+def _sketched(shape: str, layers: int, dtype: torch.dtype, r: int | None) -> nn.Module:
+    """A model of so many layers without content, all-linear LoRA of rank `r` or none."""
+    from transformers import LlamaConfig
+
+    config = LlamaConfig(**{**SHAPES[shape], "num_hidden_layers": layers})
+    return sketch(config, None if r is None else LoRAConfig(r=r), dtype)
 
 
 @cache
-def _ledger(shape: str, dtype: str, r: int | None, rows: int, length: int, checkpointing: bool) -> Ledger:
-    """Kept, so that moving the rank does not work out full fine-tuning again."""
-    model = _sketched(shape, DTYPES[dtype], r)
-    return predict_memory(model, rows, length, gradient_checkpointing=checkpointing)
+def _entries(shape: str, dtype: str, r: int | None, rows: int, length: int, checkpointing: bool) -> Entries:
+    """The ledger's entries. All layers are alike, so each entry grows equally from layer to layer: one and two layers tell of all
+    (a sketch of all 32 takes half a second, and a test compares the two). Kept, so that a moved rank does not work out the rest again."""
+    one, two = (
+        predict_memory(
+            _sketched(shape, layers, DTYPES[dtype], r), rows, length, gradient_checkpointing=checkpointing
+        ).entries()
+        for layers in (1, 2)
+    )
+    more = SHAPES[shape]["num_hidden_layers"] - 1
+    return {part: size + more * (two[part] - size) for part, size in one.items()}
 
 
 class MemoryBars(Widget):
@@ -67,12 +80,12 @@ class MemoryBars(Widget):
 
     def compute(self, state: State) -> Bars:
         rest = (self.batch_size, state["length"], state["checkpointing"])
-        full, lora = (_ledger(state["shape"], state["dtype"], r, *rest) for r in (None, state["r"]))
+        full, lora = (_entries(state["shape"], state["dtype"], r, *rest) for r in (None, state["r"]))
         return Bars(full, lora)
 
     def draw(self, state: State, result: Bars) -> Canvas:
         canvas = Canvas(WIDTH, 300)
-        rows = {"full fine-tuning": result.full.entries(), f"LoRA, r = {state['r']}": result.lora.entries()}
+        rows = {"full fine-tuning": result.full, f"LoRA, r = {state['r']}": result.lora}
         most = max(sum(parts.values()) for parts in rows.values())
         axes = Axes(canvas, (12, 40, WIDTH - 110, 176), (0, 1.02 * most), (0, 1))
         _draw_machines(axes, most)

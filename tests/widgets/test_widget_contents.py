@@ -14,7 +14,7 @@ from lora_edu.linalg import low_rank
 from lora_edu.plots import BLUE, GREEN, INK, VERMILION
 from lora_edu.plots.canvas import Dot, Path, Raster
 from lora_edu.plots.raster import font
-from lora_edu.training.memory import megabytes, predict_memory, sketch
+from lora_edu.training.memory import SHAPES, megabytes, predict_memory, sketch
 from lora_edu.widgets.base import WIDTH, Widget
 from lora_edu.widgets.budget import NEAR, R_MAX, BudgetPainter
 from lora_edu.widgets.dial import LINES, AdapterDial, DialData
@@ -268,12 +268,25 @@ def test_memory_bars_show_the_ledger_of_each_setting():
     options = {"dtype": torch.bfloat16, "gradient_checkpointing": True}
     full = predict_memory("smollm2-135m", 2, 128, **options)
     lora = predict_memory("smollm2-135m", 2, 128, lora=LoRAConfig(r=32), **options)
-    assert widget._result() == Bars(full, lora)
+    assert widget._result() == Bars(full.entries(), lora.entries())
     assert lora.total < 0.6 * full.total
     for ledger in (full, lora):
         assert f"{megabytes(ledger.total)} (weights {megabytes(ledger.weights)}" in widget.canvas().alt
         assert f">{megabytes(ledger.total)}<" in drawing(widget)
     assert f"{megabytes(full.optimizer)} → {megabytes(lora.optimizer)}" in drawing(widget)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_memory_bars_tell_all_layers_from_two(shape, checkpointing):
+    """A sketch of one layer and one of two, instead of one of all: the same bytes, in a tenth of the time."""
+    widget = MemoryBars([shape])
+    widget.controls["checkpointing"].value = checkpointing
+    full, lora = (
+        predict_memory(shape, 4, 256, lora=lora, gradient_checkpointing=checkpointing)
+        for lora in (None, LoRAConfig(r=8))
+    )
+    assert widget._result() == Bars(full.entries(), lora.entries())
 
 
 # BudgetPainter --------------------------------------------------------------------------------------------------------
