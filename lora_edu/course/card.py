@@ -11,14 +11,15 @@ from typing import Any
 
 SIGNS = {"right": "✓", "wrong": "✗", "open": "○", "ask": "?"}
 _EDGES = {
-    "right": "var(--jp-success-color1, #2e7d32)",
-    "wrong": "var(--jp-warn-color1, #b26a00)",
-    "open": "var(--jp-border-color1, #8a8a8a)",
-    "ask": "var(--jp-brand-color1, #1976d2)",
-    "note": "var(--jp-border-color1, #8a8a8a)",
+    "right": ("#2e7d32", "--jp-success-color1"),
+    "wrong": ("#b26a00", "--jp-warn-color1"),
+    "open": ("#8a8a8a", "--jp-border-color1"),
+    "ask": ("#1976d2", "--jp-brand-color1"),
+    "note": ("#8a8a8a", "--jp-border-color1"),
 }
-FONT = "font-family:var(--jp-content-font-family, system-ui, sans-serif)"
-FAINT = "background:var(--jp-layout-color2, rgba(128, 128, 128, .12))"
+# Each declaration stands twice, plain and then from the theme: of a notebook that it does not trust JupyterLab strips `var(…)`.
+FONT = "font-family:sans-serif;font-family:var(--jp-content-font-family, system-ui, sans-serif)"
+FAINT = "background-color:rgba(128, 128, 128, 0.12);background-color:var(--jp-layout-color2, rgba(128, 128, 128, 0.12))"
 
 
 def inline(text: str) -> str:
@@ -38,7 +39,9 @@ def sentence(text: str) -> str:
 
 def panel(body: str, kind: str = "note") -> str:
     """HTML `body` in a quiet box whose edge repeats in colour what the sign in the text says."""
-    style = f"{FONT};max-width:46em;line-height:1.5;padding:.4em .9em;margin:.3em 0;border-left:4px solid {_EDGES[kind]};{FAINT}"
+    plain, theme = _EDGES[kind]
+    edge = f"border-left:4px solid {plain};border-left-color:var({theme}, {plain})"
+    style = f"{FONT};max-width:46em;line-height:1.5;padding:.4em .9em;margin:.3em 0;{edge};{FAINT}"
     return f'<div style="{style}">{body}</div>'
 
 

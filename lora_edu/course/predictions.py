@@ -73,6 +73,9 @@ class Question:
 
 
 _asked: dict[str, Question] = {}
+_reminded: list[
+    str
+] = []  # the question at whose reveal this kernel said that none was locked: said once, for who just runs all
 
 
 def letter(index: int) -> str:
@@ -242,7 +245,10 @@ def reveal(
     meant = {key if isinstance(key, tuple) else question.parse(key): why for key, why in (misconceptions or {}).items()}
     told = f"{how}: {question.say(truth)}."
     if entry is None:
-        kind, verdict = "open", "No prediction was locked for this question."
+        kind, verdict = "open", ""
+        if not _reminded or _reminded[0] == id:
+            _reminded[:] = [id]
+            verdict = "No prediction was locked for this question. (This is said once; the next ones only tell what was measured.)"
     else:
         answer = entry["answer"]
         right = question.is_right(answer, truth)
@@ -251,8 +257,9 @@ def reveal(
         verdict = f"You predicted {question.say(answer)}: {'right' if right else _distance(answer, truth, question)}."
         if not right and (idea := _misconception(answer, meant)):
             verdict += f" {idea}"
-    text = f"{SIGNS[kind]} {told} {verdict}" + (f"\n{because}" if because else "")
-    body = f"<b>{SIGNS[kind]} {inline(told)}</b> {inline(verdict)}" + (f"<br>{inline(because)}" if because else "")
+    verdict = f" {verdict}" if verdict else ""
+    text = f"{SIGNS[kind]} {told}{verdict}" + (f"\n{because}" if because else "")
+    body = f"<b>{SIGNS[kind]} {inline(told)}</b>{inline(verdict)}" + (f"<br>{inline(because)}" if because else "")
     return Card(text, body, kind)
 
 

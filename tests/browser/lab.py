@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -128,10 +128,35 @@ class Lab:
         colour = widget.locator(f"{DRAWING} text").first.evaluate("e => getComputedStyle(e).fill")
         return max(int(float(part)) for part in colour[colour.index("(") + 1 : -1].split(",")[:3])
 
-    def widgets(self) -> list[Locator]:
-        """Each widget of the course on the page: a container that holds a drawing and its controls."""
+    def widgets(self, at_least: int) -> list[Locator]:
+        """Each widget of the course on the page: a container that holds a drawing and its controls. Waits for as many as `at_least`."""
         views = self.page.locator(f".jp-OutputArea-output .widget-vbox:has({DRAWING})")
+        self.until(lambda: views.count() >= at_least, f"fewer than {at_least} widgets appeared")
         return [views.nth(n) for n in range(views.count())]
+
+    def until(self, condition: Callable[[], object], otherwise: str, seconds: float = 30) -> None:
+        """Wait until the condition holds. Raises AssertionError that says `otherwise` when it does not within some seconds."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, otherwise
+            self.page.wait_for_timeout(50)
+
+    def busy_cell(self, cell: Locator) -> None:
+        """Wait until the cell is running."""
+        self.until(
+            lambda: cell.locator(".jp-InputPrompt").inner_text().strip() == "[*]:", "the cell never began to run"
+        )
+
+    def press_tab_until(self, selector: str, most: int = 40) -> None:
+        """Press Tab as a reader without a mouse does, until what has the focus matches `selector`."""
+        for _ in range(most):
+            self.page.keyboard.press("Tab")
+            if self.page.evaluate("selector => document.activeElement?.matches(selector)", selector):
+                return
+        raise AssertionError(f"Tab never reached {selector}")
+
+    def cells(self) -> int:
+        return self.page.evaluate("() => window.jupyterapp.shell.currentWidget.content.widgets.length")
 
     def move_every_control(self, widget: Locator) -> int:
         """Move each slider, list and switch of a widget by keys alone; returns how many moved the drawing.

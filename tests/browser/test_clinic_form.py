@@ -1,33 +1,16 @@
 """The failure clinic in a real JupyterLab: readings are bought and a disease is named from the keyboard."""
 
-import nbformat
 import pytest
-from lab import CHROMIUM_FLAGS, Lab, chromium, jupyterlab
-from nbformat.v4 import new_code_cell, new_notebook
 
 pytestmark = pytest.mark.browser
 CELLS = ["from lora_edu.course.clinic.game import clinic\nward = clinic()", "ward"]
 
 
-def test_the_clinic_is_played_by_keyboard(tmp_path):
-    executable = chromium()
-    if executable is None:
-        pytest.skip("no Chromium is installed: `apt-get install chromium`, or install Google Chrome")
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'"
-    )
-    root, scratch = tmp_path / "root", tmp_path / "jupyter"
-    root.mkdir()
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(new_notebook(cells=[new_code_cell(cell) for cell in CELLS], metadata=kernel), root / "ward.ipynb")
-    with jupyterlab(root, scratch) as address, playwright.sync_playwright() as driver:
-        chrome = driver.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
-        lab = Lab(chrome, address, "ward.ipynb")
-        lab.run_all()
-        play(lab.page, lab.page.locator(".jp-Cell:nth-of-type(2)"))
-        assert lab.shown_errors() == [] and lab.errors == []
-        lab.close()
-        chrome.close()
+def test_the_clinic_is_played_by_keyboard(open_lab):
+    lab = open_lab("ward.ipynb", CELLS)
+    lab.run_all()
+    play(lab.page, lab.page.locator(".jp-Cell:nth-of-type(2)"))
+    assert lab.shown_errors() == [] and lab.errors == []
 
 
 def play(page, form):

@@ -4,8 +4,6 @@ from itertools import pairwise
 
 import nbformat
 import pytest
-from lab import CHROMIUM_FLAGS, Lab, chromium, jupyterlab
-from nbformat.v4 import new_code_cell, new_notebook
 
 pytestmark = pytest.mark.browser
 
@@ -21,23 +19,8 @@ CELLS = [
 
 
 @pytest.fixture
-def lab(tmp_path):
-    executable = chromium()
-    if executable is None:
-        pytest.skip("no Chromium is installed: `apt-get install chromium`, or install Google Chrome")
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'"
-    )
-    root, scratch = tmp_path / "root", tmp_path / "jupyter"
-    root.mkdir()
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(new_notebook(cells=[new_code_cell(cell) for cell in CELLS], metadata=kernel), root / "forms.ipynb")
-    with jupyterlab(root, scratch) as address, playwright.sync_playwright() as driver:
-        chrome = driver.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
-        page = Lab(chrome, address, "forms.ipynb")
-        yield page
-        page.close()
-        chrome.close()
+def lab(open_lab):
+    return open_lab("forms.ipynb", CELLS)
 
 
 def slide(lab, number):
@@ -92,10 +75,73 @@ def test_a_busy_kernel_locks_the_number_on_the_screen(lab):
     lab.run_all()
     page, number = lab.page, lab.page.locator(".jp-Cell:nth-of-type(4)")
     page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")  # not waited for
-    page.wait_for_timeout(3000)  # the form is new, and the last cell sleeps
+    lab.busy_cell(page.locator(".jp-Cell:nth-of-type(6)"))  # the form is new, and the last cell sleeps
+    number.locator(".noUi-handle").wait_for()
     slide(lab, number)  # the page sends the first change and holds the others back; the button's press overtakes them
     number.get_by_role("button", name="Lock my answer").focus()
     page.keyboard.press("Enter")
     assert page.locator(".jp-Cell:nth-of-type(6) .jp-InputPrompt").inner_text().strip() == "[*]:"  # busy all the while
     locked(number)
     assert number.locator(".widget-readout").inner_text() == "0.300"
+
+
+def test_what_is_typed_in_a_form_stays_in_it(lab):
+    """Options are lettered: to JupyterLab `b` would mean a new cell below, `dd` delete this one, an arrow the next cell."""
+    lab.run_all()
+    page, first = lab.page, lab.page.locator(".jp-Cell:nth-of-type(2)")
+    first.locator("input[type=radio]").nth(0).wait_for()
+    first.locator(".jp-InputPrompt").click()  # the cell is selected; from here on there is no mouse
+    lab.press_tab_until(".jp-Cell:nth-of-type(2) input[type=radio]")
+    before = lab.cells()
+    for key in ("b", "a", "x", "d", "d", "c", "v", "m"):
+        page.keyboard.press(key)
+    page.wait_for_timeout(300)
+    assert lab.cells() == before
+    page.keyboard.press("Space")
+    page.keyboard.press("ArrowDown")  # the next option, and not the next cell
+    lab.until(
+        lambda: first.locator("input[type=radio]").nth(1).is_checked(), "the arrow did not choose the next option"
+    )
+    lab.press_tab_until(".jp-Cell:nth-of-type(2) button")
+    page.keyboard.press("Enter")
+    first.get_by_text("Locked: b) a long option").wait_for()
+    lab.press_tab_until(".jp-Cell:nth-of-type(4) .noUi-handle")
+    assert page.evaluate("() => document.activeElement.getAttribute('aria-label')") == "Your answer"
+    page.keyboard.press("ArrowRight")
+    page.locator(".jp-Cell:nth-of-type(4) .widget-readout", has_text="0.100").wait_for()
+    assert lab.cells() == before
+    page.keyboard.press("Shift+Enter")  # a command with a modifier still reaches JupyterLab: the cell runs again
+    lab.until(lambda: first.locator(".jp-InputPrompt").count() == 1, "the page is gone")
+    assert lab.errors == []
+
+
+def test_a_form_whose_kernel_is_gone_says_run_again(lab):
+    lab.run_all()
+    form = lab.page.locator(".jp-Cell:nth-of-type(4) .lora-edu")
+    form.locator(".noUi-handle").wait_for()
+    say = "e => getComputedStyle(e, '::before').content"
+    assert "run this cell again" not in form.evaluate(say)
+    lab.page.evaluate(
+        "async () => { await window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart() }"
+    )
+    lab.until(lambda: "run this cell again" in form.evaluate(say), "nothing is said of the lost kernel")
+    assert form.locator(".jupyter-widgets-disconnected").first.evaluate(say) == "none"  # once, and not on every part
+
+
+def test_a_page_that_is_not_trusted_keeps_its_cards(open_lab, root):
+    from lora_edu.course.card import panel
+
+    page = nbformat.v4.new_notebook(
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    )
+    output = nbformat.v4.new_output("display_data", data={"text/html": panel("a card", "ask"), "text/plain": "a card"})
+    page.cells = [nbformat.v4.new_code_cell("card", outputs=[output], execution_count=1)]
+    nbformat.write(page, root / "untrusted.ipynb")
+    lab = open_lab("untrusted.ipynb")
+    assert not lab.page.evaluate("() => window.jupyterapp.shell.currentWidget.content.model.cells.get(0).trusted")
+    card = lab.page.get_by_text("a card").last
+    card.wait_for()
+    style = card.evaluate(
+        "e => { const s = getComputedStyle(e); return [s.borderLeftWidth, s.borderLeftColor, s.backgroundColor] }"
+    )
+    assert style[:2] == ["4px", "rgb(25, 118, 210)"] and style[2] != "rgba(0, 0, 0, 0)"

@@ -1,15 +1,11 @@
 """The training dashboard in a real JupyterLab: its controls reach a run while its cell is running."""
 
 import json
-import shutil
 
-import nbformat
 import pytest
 from helpers import TESTS
-from lab import CHROMIUM_FLAGS, Lab, chromium, jupyterlab
-from nbformat.v4 import new_code_cell, new_notebook
 
-SMALL_RUN = TESTS / "small_run.py"
+expect = pytest.importorskip("playwright.sync_api").expect
 pytestmark = pytest.mark.browser
 
 CELLS = [
@@ -21,38 +17,18 @@ CELLS = [
 ]
 
 
-@pytest.fixture
-def lab(tmp_path):
-    executable = chromium()
-    if executable is None:
-        pytest.skip("no Chromium is installed: `apt-get install chromium`, or install Google Chrome")
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'"
-    )
-    root, scratch = tmp_path / "root", tmp_path / "jupyter"
-    root.mkdir()
-    shutil.copy(SMALL_RUN, root)
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(new_notebook(cells=[new_code_cell(cell) for cell in CELLS], metadata=kernel), root / "live.ipynb")
-    with jupyterlab(root, scratch) as address, playwright.sync_playwright() as driver:
-        chrome = driver.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
-        page = Lab(chrome, address, "live.ipynb")
-        yield page
-        page.close()
-        chrome.close()
-
-
-def test_a_run_is_steered_while_its_cell_runs(lab):
+def test_a_run_is_steered_while_its_cell_runs(open_lab):
+    lab = open_lab("live.ipynb", CELLS, [TESTS / "small_run.py"])
     page = lab.page
     page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")  # not waited for
     first, printed, second = (page.locator(f".jp-Cell:nth-of-type({n})") for n in (2, 3, 4))
 
     first.get_by_role("button", name="Pause").wait_for(timeout=90_000)
-    assert first.locator(".jp-InputPrompt").inner_text().strip() == "[*]:"
+    lab.busy_cell(first)
     first.locator(".noUi-handle").nth(1).focus()
     for _ in range(2):
         page.keyboard.press("ArrowLeft")
-    first.get_by_text("You set the learning rate to").first.wait_for()
+    first.get_by_text("You set the learning rate to 0.1 ").first.wait_for()
 
     first.get_by_role("button", name="Pause").click()
     first.get_by_text("Paused at step").wait_for()
@@ -63,8 +39,9 @@ def test_a_run_is_steered_while_its_cell_runs(lab):
     first.get_by_text("Running at step").wait_for()
     first.get_by_role("button", name="Stop").click()
     first.get_by_text("Stopped by hand").first.wait_for()
-    assert first.get_by_role("button", name="Stop").count() == 0  # nothing is left to press
+    expect(first.get_by_role("button", name="Stop")).to_have_count(0)  # nothing is left to press
 
+    printed.locator(".jp-OutputArea-output").wait_for(timeout=60_000)
     stopped, rates = json.loads(printed.locator(".jp-OutputArea-output").inner_text())
     assert stopped == "stopped by hand" and len(rates) < 3000
     assert rates[0] == 0.3 and rates[-1] == 0.1

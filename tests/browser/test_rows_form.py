@@ -1,9 +1,6 @@
 """The form for a learner's own rows in a real JupyterLab: typed over from the keyboard, read by the next cell."""
 
-import nbformat
 import pytest
-from lab import CHROMIUM_FLAGS, Lab, chromium, jupyterlab
-from nbformat.v4 import new_code_cell, new_notebook
 
 pytestmark = pytest.mark.browser
 
@@ -15,23 +12,8 @@ CELLS = [
 
 
 @pytest.fixture
-def lab(tmp_path):
-    executable = chromium()
-    if executable is None:
-        pytest.skip("no Chromium is installed: `apt-get install chromium`, or install Google Chrome")
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'"
-    )
-    root, scratch = tmp_path / "root", tmp_path / "jupyter"
-    root.mkdir()
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(new_notebook(cells=[new_code_cell(cell) for cell in CELLS], metadata=kernel), root / "rows.ipynb")
-    with jupyterlab(root, scratch) as address, playwright.sync_playwright() as driver:
-        chrome = driver.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
-        page = Lab(chrome, address, "rows.ipynb")
-        yield page
-        page.close()
-        chrome.close()
+def lab(open_lab):
+    return open_lab("rows.ipynb", CELLS)
 
 
 def test_rows_are_typed_and_read_by_the_next_cell(lab):

@@ -16,6 +16,7 @@ def own_progress(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "_refused", set())
     monkeypatch.setattr(exercises, "_given", {})
     monkeypatch.setattr(predictions, "_asked", {})
+    monkeypatch.setattr(predictions, "_reminded", [])
     monkeypatch.setattr(
         exercises.secrets, "randbits", lambda bits: 0
     )  # a learner gets new inputs each time, a test the same
