@@ -8,7 +8,7 @@ import gguf
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import nn
 
-from lora_edu.models.base import PackagedModel
+from lora_edu.models.cache import PackagedModel
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TEMPLATE = (

@@ -97,7 +97,7 @@ def finite(scale: float) -> float:
 def base_of(adapter: Path) -> str:
     """What an adapter's configuration calls its base; the course's model goes by its hub name there, so that other tools know it."""
     from lora_edu.adapters.save_load import read
-    from lora_edu.models.base import DEFAULT_MODEL, PACKAGED
+    from lora_edu.models.cache import DEFAULT_MODEL, PACKAGED
 
     name = read(adapter)[0].base_model_name_or_path or DEFAULT_MODEL
     return next((packaged for packaged, spec in PACKAGED.items() if spec.hub == name), name)

@@ -141,10 +141,10 @@ def _torch() -> Finding:
 
 
 def _cache() -> Iterator[Finding]:
-    from lora_edu.models.base import DEFAULT_MODEL, cache_dir, is_complete
+    from lora_edu.models.cache import DEFAULT_MODEL, cache_dir, is_complete
 
     folder = cache_dir() / "models" / DEFAULT_MODEL
-    whole = is_complete(folder)
+    whole = is_complete(folder, every_byte=True)
     if whole:
         yield Finding("Model", "ok", f"{DEFAULT_MODEL} in {folder}")
     else:

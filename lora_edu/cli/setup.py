@@ -93,7 +93,7 @@ def fetch(
 
     Example: `lora-edu fetch model`
     """
-    from lora_edu.models import base as models
+    from lora_edu import models
     from lora_edu.tasks import sentiment
 
     for thing in what or list(Fetchable):

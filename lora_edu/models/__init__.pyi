@@ -1,9 +1,9 @@
-from .base import DEFAULT_MODEL as DEFAULT_MODEL
-from .base import Base as Base
-from .base import cache_dir as cache_dir
-from .base import fetch as fetch
 from .base import load_base as load_base
+from .cache import DEFAULT_MODEL as DEFAULT_MODEL
+from .cache import cache_dir as cache_dir
+from .cache import fetch as fetch
 from .device import default_device as default_device
 from .device import fastest_settings as fastest_settings
 from .modules import modes as modes
 from .modules import unwrap as unwrap
+from .reading import Base as Base

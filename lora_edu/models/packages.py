@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,11 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from lora_edu.errors import DownloadError
+from lora_edu.errors import DiskFullError, DownloadError, cut
+
+_FULL = re.compile(
+    r"No space left|\[Errno 28\]|[Qq]uota exceeded|not enough space"
+)  # pip passes the system's error on as text
 
 
 def download(requirement: str, sha256: str, folder: Path, *, size: int, sdist: bool = False) -> Path:
@@ -24,7 +29,7 @@ def download(requirement: str, sha256: str, folder: Path, *, size: int, sdist: b
     requirement: an exact version, "name==1.2.3". sha256: of the file; pip refuses any other before it opens it.
     folder: where the file is put, on the same disk as pip's temporary files. size: of the file in bytes, for the progress bar only.
     sdist: take the source archive instead of the wheel.
-    Raises DownloadError, with pip's reason and what to do; an interruption leaves nothing behind but whole files.
+    Raises DownloadError, with pip's reason and what to do, and DiskFullError; an interruption leaves nothing behind but whole files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".download-", ignore_cleanup_errors=True) as name:
@@ -51,6 +56,11 @@ def download(requirement: str, sha256: str, folder: Path, *, size: int, sdist: b
         status, reason = _run_with_bar(command, scratch, requirement, size)
         files = list((scratch / "done").iterdir())
         if status != 0 or len(files) != 1:
+            if _FULL.search(reason):
+                raise DiskFullError(
+                    f"The disk is full: {requirement} ({size / 1e6:,.0f} MB) does not fit into {folder}. Free some room there, or set "
+                    "LORA_EDU_CACHE to a folder on another disk."
+                )
             raise DownloadError(_explain(requirement, reason))
         target = folder / files[0].name
         os.replace(files[0], target)
@@ -111,6 +121,6 @@ def _explain(requirement: str, reason: str) -> str:
         (line for line in reversed(lines) if line.startswith("ERROR")), lines[-1] if lines else "pip gave no reason"
     )
     return (
-        f"{requirement} could not be fetched from the package index. pip says: {last} "
+        f"{requirement} could not be fetched from the package index. pip says: {cut(last, 400)} "
         "Check the network, or name a mirror you can reach: PIP_INDEX_URL=<its address>."
     )

@@ -10,7 +10,7 @@ from lora_edu.adapters.config import LoRAConfig
 from lora_edu.data.rows import Row
 from lora_edu.errors import DataError
 from lora_edu.evaluation.metrics import Score, accuracy, f1
-from lora_edu.models.base import cache_dir
+from lora_edu.models.cache import cache_dir
 from lora_edu.models.packages import download
 from lora_edu.tasks.base import Recipe, Task
 from lora_edu.training.config import TrainConfig
