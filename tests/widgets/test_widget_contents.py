@@ -14,7 +14,8 @@ from lora_edu.linalg import low_rank
 from lora_edu.plots import BLUE, GREEN, INK, VERMILION
 from lora_edu.plots.canvas import Dot, Path, Raster
 from lora_edu.plots.raster import font
-from lora_edu.training.memory import SHAPES, megabytes, predict_memory, sketch
+from lora_edu.training.memory import megabytes, predict_memory, sketch
+from lora_edu.training.memory.ledger import SHAPES
 from lora_edu.widgets.base import WIDTH, Widget
 from lora_edu.widgets.budget import NEAR, R_MAX, BudgetPainter
 from lora_edu.widgets.dial import LINES, AdapterDial, DialData
