@@ -3,15 +3,20 @@
 Teaches a very small Llama to write dates (half a minute), then trains an adapter on it nine times for each of three seeds: soundly, and
 with each of eight faults planted (`lora_edu.course.clinic.runs`). About two CPU minutes in all. Stored after every run in
 lora_edu/experiments/stored/clinic.safetensors; a run that is stored already under the same settings is not run again.
+
+`--fresh N` asks instead how often the leak's sign fails: a sound and a leaking run of each of N seeds that chose nothing in the
+chapter (100, 101 …), about seven seconds a seed. Stored as benchmarks/results/clinic_fresh.json.
 """
 
 import argparse
+import math
 from typing import Any
 
+from common import write
 from torch import Tensor
 
 from lora_edu.adapters import fingerprint
-from lora_edu.course.clinic.runs import FAULTS, NAME, SOUND, base_model, pretrain, run, settings
+from lora_edu.course.clinic.runs import ANSWER, CLERKS, FAULTS, NAME, SOUND, base_model, pretrain, run, settings
 from lora_edu.errors import CheckpointError
 from lora_edu.experiments import environment, store, stored
 
@@ -24,7 +29,8 @@ def begin() -> tuple[dict[str, Tensor], dict[str, Any]]:
         weights, about = stored(NAME)
         if {key: about.get(key) for key in settings()} == settings():
             return weights, about
-        print("what is stored was made with other settings: starting anew")
+        print("what is stored was made with other settings: the charts are made anew, on the same base model")
+        return weights, about | {"charts": [], **settings(), **environment()}
     except CheckpointError:
         pass
     model = pretrain()
@@ -49,7 +55,22 @@ def main(limit: int | None) -> None:
         )
 
 
+def fresh(count: int) -> None:
+    model, floor = base_model(), math.log(len(CLERKS)) / ANSWER
+    runs = []
+    for seed in range(100, 100 + count):
+        held_out = {fault: run(model, fault, seed).readings[-1]["held_out"] for fault in (SOUND, "leaking split")}
+        runs.append({"seed": seed, "sound": round(held_out[SOUND], 4), "leaking": round(held_out["leaking split"], 4)})
+        print(runs[-1], flush=True)
+    write("clinic_fresh", {"floor": floor, "fingerprint": fingerprint(model), **settings(), "runs": runs})
+
+
 if __name__ == "__main__":
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--limit", type=int, help="stop after so many runs; the next call goes on")
-    main(arguments.parse_args().limit)
+    arguments.add_argument("--fresh", type=int, help="a sound and a leaking run of so many other seeds")
+    options = arguments.parse_args()
+    if options.fresh:
+        fresh(options.fresh)
+    else:
+        main(options.limit)

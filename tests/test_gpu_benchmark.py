@@ -1,5 +1,6 @@
 """`benchmarks/gpu.py` walks its whole road on a CPU, in small; and its checks stop a device that computes wrongly."""
 
+import math
 import os
 import subprocess
 import sys
@@ -36,3 +37,20 @@ def test_a_wrong_number_never_passes(monkeypatch, wrong):
     true = torch.ones(3, dtype=torch.float64)
     assert _row("right", true.float(), true, 1e-3)["passed"]
     assert not _row("wrong", torch.tensor([1.0, wrong, 1.0]), true, 1e-3)["passed"]
+
+
+@pytest.mark.parametrize("best", [1e-5, 3e-5, 1e-3, 0.2])
+def test_a_rate_is_chosen_inside_its_grid_or_the_edge_is_said(monkeypatch, best):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from gpu import MOST_RATES, best_rate
+
+    asked = []
+
+    def loss_at(rate):
+        asked.append(rate)
+        return float("nan") if rate > 0.5 else math.log(rate / best) ** 2
+
+    rate, tried = best_rate(loss_at, (3e-4, 1e-3, 3e-3))
+    assert len(set(asked)) == len(asked) == len(tried) <= MOST_RATES and rate == min(tried, key=tried.get)
+    assert min(tried) < rate < max(tried) or len(tried) == MOST_RATES
+    assert best_rate(loss_at, (1e-3,)) == (1e-3, {1e-3: loss_at(1e-3)}), "a rehearsal looks for nothing"

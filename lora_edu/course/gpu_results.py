@@ -68,7 +68,10 @@ class DeviceResult:
         return [
             Table("Right? Errors against the CPU", ("check", "error", "bound", "below it"), checks),
             Table("A step on the default model", *_speed(content["speed"])),
-            Table("After the same number of steps, held-out rows", *_quality(content["quality"])),
+            Table(
+                "After the same number of steps, each at the rate that validation rows chose; test rows",
+                *_quality(content["quality"]),
+            ),
             *(
                 Table(f"Layers of {name} width, random weights", *_speed(rows))
                 for name, rows in content["widths"].items()
@@ -126,9 +129,9 @@ def _quality(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]
     def interval(figure: Row) -> str:
         return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
 
-    head = ("method", "seed", "exact match", "loss on general text", "training seconds")
+    head = ("method", "rate", "seed", "exact match", "loss on general text", "training seconds")
     return head, [
-        (row["method"], str(row["seed"]), interval(row["exact_match"]), interval(row["general_nll"]), f"{row['training_seconds']:.0f}")
+        (row["method"], f"{row['learning_rate']:g}{' (edge)' if row['at_edge'] else ''}", str(row["seed"]), interval(row["exact_match"]), interval(row["general_nll"]), f"{row['training_seconds']:.0f}")
         for row in rows
     ]  # fmt: skip
 

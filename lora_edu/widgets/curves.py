@@ -13,6 +13,7 @@ from lora_edu.training.callbacks import History
 from lora_edu.widgets.base import State
 
 POINTS = 240  # of a curve; more cannot be seen
+LABEL = 14  # pixels that a tick's number needs
 
 
 class Mark(NamedTuple):
@@ -54,7 +55,7 @@ def draw_losses(canvas: Canvas, history: History, total: int, state: State, targ
     low, high = min(measured), max(measured)
     ylim = (low / 1.2, high * 1.2) if log else (0.0, high * 1.05 or 1.0)
     axes = Axes(canvas, (52, 92, 692, 190), (0, total), ylim, ylog=log)
-    marks = _log_ticks(*ylim) if log else ticks(*ylim)
+    marks = _log_ticks(*ylim, height=190) if log else ticks(*ylim)
     axes.frame((), marks, "", "loss (nats a token)")
     axes.line(*_thinned(steps, losses), stroke=MUTED, width=1, opacity=0.8)
     axes.line(*_thinned(steps, smoothed(losses, state["smoothing"])), stroke=BLUE, width=3)
@@ -78,7 +79,7 @@ def draw_rates(canvas: Canvas, history: History, total: int, marks: Sequence[Mar
     above = [rate for rate in rates if rate > 0] + [mark.rate for mark in marks]
     ylim = (max(min(above), max(above) / 1e4) / 2.5, max(above) * 2.5)
     axes = Axes(canvas, (52, 322, 692, 62), (0, total), ylim, ylog=True)
-    axes.frame(ticks(0, total, 8), _log_ticks(*ylim), "step", "learning rate")
+    axes.frame(ticks(0, total, 8), _log_ticks(*ylim, height=62), "step", "learning rate")
     axes.line(*_thinned(steps, rates), stroke=ORANGE, width=2.5)
     for mark, later in zip(marks, [*marks[1:], None]):
         x = axes.x(mark.step + 0.5)
@@ -89,11 +90,19 @@ def draw_rates(canvas: Canvas, history: History, total: int, marks: Sequence[Mar
             canvas.text(x + side[1], 104, f"{number(mark.rate, 2)}, by {mark.by}", 11, INK, side[0], halo=True)
 
 
-def _log_ticks(low: float, high: float) -> list[float]:
-    """The powers of ten, or 1, 2, 5 times them where there are too few."""
+def _log_ticks(low: float, high: float, height: float) -> list[float]:
+    """The powers of ten, and 1, 2, 5 times them where there are too few; none so near to another that their numbers overlap."""
     powers = decades(low, high)
-    if len(powers) >= 3:
-        return powers
     down = math.floor(math.log10(low))
-    fine = [m * 10.0**k for k in range(down, down + 6) for m in (1, 2, 5)]
-    return [value for value in fine if low <= value <= high] or powers
+    fine = [m * 10.0**k for k in range(down, down + 6) for m in (1, 5, 2)]
+    wanted = powers if len(powers) >= 3 else [*powers, *sorted((f for f in fine if low <= f <= high), key=_roundness)]
+    kept: list[float] = []
+    for value in wanted:
+        if all(abs(math.log(value / other)) * height / math.log(high / low) >= LABEL for other in kept):
+            kept.append(value)
+    return sorted(kept)
+
+
+def _roundness(value: float) -> tuple[int, float]:
+    """Fives before twos: they lie further from the powers of ten above them than one label's height, more often than not."""
+    return (round(value / 10 ** math.floor(math.log10(value) + 1e-9)) != 5, value)

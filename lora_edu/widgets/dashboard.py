@@ -265,7 +265,7 @@ class TrainingDashboard(Widget, Callback):
         lines = [
             *map(str, self.marks[-2:]),
             *([self.verdict] if self.verdict else []),
-            *([self.deaf] if self.deaf else []),
+            *([self.deaf] if self.deaf and self.running else []),  # it concerns nobody who sees the picture afterwards
         ]
         y = 428.0
         if self.said:

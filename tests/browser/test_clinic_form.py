@@ -31,4 +31,4 @@ def play(page, form):
     press(form.locator("input[type=radio]").nth(0), "Space")  # a frozen adapter, which C is not
     press(form.get_by_role("button", name="Name it"), "Enter")
     form.get_by_text("C is not “frozen adapter”. That cost 3.").wait_for()
-    form.get_by_text("0 of 9 named, 2 readings bought, 1 wrong names: cost 5.").wait_for()
+    form.get_by_text("0 of 9 named, 2 readings bought, 1 wrong name: cost 5.").wait_for()

@@ -19,7 +19,7 @@ MADE_UP = {
         {"method": "full fine-tuning", "option": "plain", "failed": "out of memory: made up"},
     ],
     "quality": [{
-        "method": "LoRA r = 8", "seed": 0, "learning_rate": 1e-3, "training_seconds": 12.3,
+        "method": "LoRA r = 8", "seed": 0, "learning_rate": 1e-3, "at_edge": False, "training_seconds": 12.3,
         "exact_match": INTERVAL, "general_nll": {"value": 2.5, "low": 2.4, "high": 2.6},
     }],
     "widths": {"7B": [ROW]},
@@ -59,7 +59,7 @@ def test_a_measured_gpu_is_shown_with_its_label(folder):
         "limit plain 500.0 2,048 – 4.00 – –",
         "LoRA r = 8 plain 500.0 2,048 31% 4.00 4.20 1.05",
         "full fine-tuning plain out of memory – – – – –",
-        "LoRA r = 8 0 0.500 [0.250, 0.750] 2.500 [2.400, 2.600] 12",
+        "LoRA r = 8 0.001 0 0.500 [0.250, 0.750] 2.500 [2.400, 2.600] 12",
     ):
         assert line in " ".join(text.split()), line
     html = gpu_report(folder)._repr_html_()

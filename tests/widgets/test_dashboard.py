@@ -1,5 +1,7 @@
 """The training dashboard without a page: its controls are pressed from the run's own thread and from another."""
 
+import itertools
+import math
 import shutil
 import signal
 import threading
@@ -18,7 +20,7 @@ from lora_edu.errors import ConfigError
 from lora_edu.plots.canvas import Path, Text
 from lora_edu.training import Callback
 from lora_edu.training.checkpoints import checkpoints
-from lora_edu.widgets import TrainingDashboard, live
+from lora_edu.widgets import TrainingDashboard, curves, live
 
 
 class At(Callback):
@@ -303,11 +305,23 @@ def test_controls_are_there_only_while_they_act(monkeypatch):
 def test_the_progress_bar_runs_where_the_controls_cannot(monkeypatch, capsys, deaf):
     monkeypatch.setattr(live, "why_no_controls", lambda: deaf)
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
-    dashboard = TrainingDashboard()
-    regression(dashboard, progress=True).train()
+    dashboard, seen = TrainingDashboard(), []
+    regression(dashboard, At(step3=lambda: seen.append(words(dashboard))), progress=True).train()
     printed = capsys.readouterr()
     assert ("training: 100%" in printed.err) == (deaf != "") and (deaf in printed.err)
-    assert deaf in words(dashboard)
+    assert deaf in seen[0]
+    assert "No live controls" not in words(dashboard), "who sees the picture afterwards has nothing to control"
+
+
+@pytest.mark.parametrize("height", [62, 190])
+def test_the_numbers_of_an_axis_never_overlap(height):
+    for low in (1e-7, 2.7e-5, 4e-4, 0.0021, 0.3):
+        for factor in (1.3, 3, 6.25, 37, 125, 5e4):
+            kept = curves._log_ticks(low, low * factor, height)
+            places = [math.log(tick / low) * height / math.log(factor) for tick in kept]
+            assert all(0 <= place <= height + 1e-6 for place in places)
+            assert all(b - a >= 13.9 for a, b in itertools.pairwise(places))
+            assert len(kept) >= 2 or factor < 6
 
 
 def test_an_error_takes_the_controls_away_and_keeps_the_curves(monkeypatch):

@@ -103,14 +103,21 @@ class Clinic(Card):
             raise ClinicError(f"there is no patient {letter!r}; there are {', '.join(self.patients)}")
         return self.patients[letter]
 
-    def buy(self, letter: str, instrument: str) -> list[list[str]]:
-        """Reads an instrument on a patient; the second time is free. Returns the rows of its table. Raises ClinicError."""
+    def buy(self, letter: str, instrument: str) -> Card:
+        """Reads an instrument on a patient, beside the healthy run; the second time is free. Raises ClinicError."""
         chart = self._patient(letter)
         if instrument not in FOR_SALE:
             raise ClinicError(f"there is no instrument {instrument!r}; there are {', '.join(FOR_SALE)}")
         if instrument not in self.bought[letter]:
             self.bought[letter].append(instrument)
-        return lines_of(chart, instrument)
+        self._refresh()
+        said = f"Patient {letter}, {instrument} (cost so far: {self.cost})"
+        head, *rows = _beside(chart, self.healthy, instrument)
+        wide = [max(len(row[i]) for row in [head, *rows] if i < len(row)) for i in range(max(map(len, rows)))]
+        text = ["  ".join(cell.ljust(wide[i]) for i, cell in enumerate(row)).rstrip() for row in [head, *rows]]
+        return Card(
+            "\n".join([said, *filter(None, text)]), f"<b>{escape(said)}</b>{self._table(chart, instrument)}", "open"
+        )
 
     def name(self, letter: str, disease: str) -> bool:
         """Names a patient's disease; True when that is right. A patient who is named already costs nothing more. Raises ClinicError."""
@@ -121,10 +128,12 @@ class Clinic(Card):
             return disease == chart.fault
         if disease != chart.fault:
             self.mistakes += 1
+            self._refresh()
             return False
         self.named[letter] = disease
         if len(self.named) == len(self.patients):
             self._keep()
+        self._refresh()
         return True
 
     def _keep(self) -> None:
@@ -135,7 +144,10 @@ class Clinic(Card):
     def status(self) -> str:
         """Where the round stands, in a sentence or two."""
         bought = sum(map(len, self.bought.values()))
-        text = f"{len(self.named)} of {len(self.patients)} named, {bought} readings bought, {self.mistakes} wrong names: cost {self.cost}."
+        readings, names = (
+            f"{n} {what}{'' if n == 1 else 's'}" for n, what in ((bought, "reading"), (self.mistakes, "wrong name"))
+        )
+        text = f"{len(self.named)} of {len(self.patients)} named, {readings} bought, {names}: cost {self.cost}."
         if len(self.named) < len(self.patients):
             return text
         best = (store.get("exercises", KEY) or {"best": self.cost})["best"]
@@ -182,7 +194,6 @@ class Clinic(Card):
 
     def _pressed(self, instrument: str) -> None:
         self.buy(self.which.value, instrument)
-        self._show()
 
     def _confirmed(self) -> None:
         letter, disease = self.which.value, self.disease.value
@@ -191,10 +202,14 @@ class Clinic(Card):
             return
         right = self.name(letter, disease)
         words = f"Right: {letter} is “{disease}”." if right else f"{letter} is not “{disease}”. That cost {WRONG}."
-        self._show()
         self.said.value = panel(
             f"{SIGNS['right' if right else 'wrong']} {escape(words)}", "right" if right else "wrong"
         )
+
+    def _refresh(self) -> None:
+        """The form, where one is on the page, tells what was bought and named without it as well."""
+        if hasattr(self, "score"):
+            self._show()
 
     def _show(self) -> None:
         letter = self.which.value
@@ -219,16 +234,23 @@ class Clinic(Card):
 
     def _table(self, chart: Chart, instrument: str) -> str:
         cell = "text-align:left;padding:.1em .9em .1em 0;vertical-align:top"
+        head, *rows = _beside(chart, self.healthy, instrument)
+        titles = "".join(f'<th scope="col" style="{cell}">{escape(title)}</th>' for title in head)
         body = ""
-        for patient, healthy in zip(lines_of(chart, instrument), lines_of(self.healthy, instrument)):
-            for who, line, faint in (("patient", patient, ""), ("healthy", healthy, "opacity:.7;")):
-                cells = "".join(f'<td style="{cell}">{escape(value)}</td>' for value in line[1:])
-                body += f'<tr style="{faint}"><th scope="row" style="{cell}">{escape(line[0])}, {who}</th>{cells}</tr>'
-        head = ""
-        if instrument not in ("names", "base", "sample"):
-            steps = "".join(f'<th scope="col" style="{cell}">step {chart.readings[i]["step"]}</th>' for i in _SHOWN)
-            head = f'<thead><tr><th scope="col" style="{cell}"></th>{steps}</tr></thead>'
-        return f'<table style="margin:.4em 0">{head}<tbody>{body}</tbody></table>'
+        for i, row in enumerate(rows):
+            cells = "".join(f'<td style="{cell}">{escape(value)}</td>' for value in row[1:])
+            faint = "opacity:.7;" if i % 2 else ""
+            body += f'<tr style="{faint}"><th scope="row" style="{cell}">{escape(row[0])}</th>{cells}</tr>'
+        return f'<table style="margin:.4em 0"><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def _beside(chart: Chart, healthy: Chart, instrument: str) -> list[list[str]]:
+    """An instrument's table: the steps (if it was read at several), then each line of the patient over that of the healthy run."""
+    read_once = instrument in ("names", "base", "sample")
+    rows = [[] if read_once else ["", *(f"step {chart.readings[i]['step']}" for i in _SHOWN)]]
+    for lines in zip(lines_of(chart, instrument), lines_of(healthy, instrument)):
+        rows += [[f"{name}, {who}", *values] for who, (name, *values) in zip(("patient", "healthy"), lines)]
+    return rows
 
 
 def _curve(chart: Chart, healthy: Chart, width: float, height: float, title: str) -> Canvas:

@@ -1,4 +1,4 @@
-"""The runs of the failure clinic: a training loop of twenty lines in which one thing is wrong, or nothing. Chapter 06.
+"""The runs of the failure clinic: a plain training loop in which one thing is wrong, or nothing. Chapter 06.
 
 Real runs of a real (very small) Llama that spells letter by letter, so that one takes seconds. It was taught to write dates in eight
 ways; the adapter teaches it a ninth, `1955-11-23 B`, where the last letter is the initial of the clerk who wrote the answer. Nobody
@@ -32,6 +32,7 @@ NAME = "clinic"  # of the stored base model and charts; `python benchmarks/clini
 STEPS, EVERY, BATCH = 240, 20, 8
 RATE, TOO_HIGH, R, ALPHA = 4e-3, 5e-2, 8, 16
 DAYS, HELD_OUT = 12, 12  # days in the pool, each written four ways; rows that are held out
+ANSWER = len("1955-11-23 B") + 1  # letters of an answer, and its end
 
 # --- letters, days, rows ----------------------------------------------------------------------------------------------
 
@@ -168,7 +169,7 @@ class Chart(NamedTuple):
 def run(model: Any, fault: str = SOUND, seed: int = 0, steps: int = STEPS) -> Chart:
     """Trains an adapter on `model` with `fault` planted, and reads the instruments; the model is left as it was. Chapter 06.
 
-    seed: draws the days, the split, A and the order of the rows. Raises ValueError for a fault that is not known.
+    seed: draws the days, the split and A; together with the fault it draws the order of the rows. Raises ValueError for a fault that is not known.
     """
     if fault not in (SOUND, *FAULTS):
         raise ValueError(f"there is no fault {fault!r}; there are: {', '.join((SOUND, *FAULTS))}")
@@ -223,7 +224,8 @@ def train_by_hand(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=TOO_HIGH if fault == "learning rate too high" else RATE, weight_decay=0
     )
-    draw, order = random.Random(seed), list[int]()
+    # An order of its own: with one order for all, equal wiggles of the free curves would tell who trains on other rows.
+    draw, order = random.Random(f"{fault} {seed}"), list[int]()
     losses, readings, before = list[float](), list[Record](), fingerprint(model)
     for step in range(1, steps + 1):
         if len(order) < BATCH:
@@ -281,6 +283,7 @@ def settings() -> dict[str, Any]:
         "r": R,
         "lora_alpha": ALPHA,
         "days": DAYS,
+        "orders": "one a patient",
     }
 
 

@@ -8,11 +8,11 @@ QUIZ = Quiz(
     (
         Item(
             "06.q1",
-            "The training loss falls to 0.01; the held-out loss fell until step 60 and has risen since. What do you keep?",
+            "The training loss falls to 0.01; the held-out loss was lowest at step 60 and has risen since. `keep_best` hands over step 60. Is that the best reader of this run?",
             (
-                Option("the weights of step 60", "Held-out rows stand for all the rows that are still to come, and step 60 did best there.", True),
-                Option("the last weights: the training loss is lowest there", "They know the training rows by heart. Nobody will ask for those."),
-                Option("none: overfitting means the run is worthless", "Up to step 60 it learnt what carries over. `keep_best` hands those weights over."),
+                Option("by loss yes; whether by accuracy, too, has to be looked at", "Loss asks how sure a reader is of the truth, accuracy only what it says first. In this chapter the accuracy still rose after the loss had turned.", True),
+                Option("yes: a higher loss means more wrong answers", "A few wrong answers that are given with certainty raise the loss, while more become right."),
+                Option("no: the last weights have the lowest training loss", "They know the training rows by heart. Nobody will ask for those."),
             ),
         ),
         Item(
@@ -29,17 +29,17 @@ QUIZ = Quiz(
             "06.q3",
             "The hash of W₀ is the same after training as before. What does that prove?",
             (
-                Option("that the base did not train; whether the adapter did is another question", "A frozen adapter leaves W₀ alone as well. ‖B‖ or ‖ΔW‖ answers the other one.", True),
                 Option("that the run was sound", "Seven of the eight diseases leave W₀ as it is."),
+                Option("that the base did not train; whether the adapter did is another question", "A frozen adapter leaves W₀ alone as well. ‖B‖ or ‖ΔW‖ answers the other one.", True),
                 Option("that the adapter trained", "Nothing at all may have trained."),
             ),
         ),
         Item(
             "06.q4",
-            "A run's held-out loss is far lower than you thought possible. What do you check first?",
+            "A run's held-out loss is far lower than guessing what nobody can know would cost. What do you check first?",
             (
+                Option("nothing: lower is better", "On a few rows luck can do a little. Far below what can be explained, somebody knew the answers."),
                 Option("whether held-out rows stand among the training rows", "Too good is a sign of sickness too, and twins in other capitals are the usual cause.", True),
-                Option("nothing: lower is better", "Lower than possible is not better, it is impossible."),
                 Option("the learning rate", "Too high a rate makes the loss worse, not better."),
             ),
         ),

@@ -146,7 +146,7 @@ def _precision(model: nn.Module, recipe: TrainConfig) -> tuple[Precision, str]:
     exact, short = (settings.timings[precision, settings.threads] for precision in ("fp32", "bf16"))
     if short == float("inf"):
         return "fp32", "bf16 does not run on this device"
-    times = f"a trial on two small layers: {short:.3g} ms in bf16, {exact:.3g} ms in fp32"
+    times = f"a trial on two small layers: {_clock(short / 1000)} in bf16, {_clock(exact / 1000)} in fp32"
     return (
         settings.precision,
         times if settings.precision == "bf16" else f"exact, and bf16 is not clearly faster ({times})",
@@ -261,7 +261,7 @@ def _clock(seconds: float) -> str:
     for unit, length in (("h", 3600), ("min", 60), ("s", 1)):
         if seconds >= length:
             return f"{seconds / length:.3g} {unit}"
-    return f"{1000 * seconds:.2g} ms"
+    return f"{1000 * seconds:.0f} ms" if seconds >= 0.01 else f"{1000 * seconds:.2g} ms"
 
 
 def _seconds_a_step(

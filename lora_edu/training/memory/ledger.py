@@ -1,8 +1,8 @@
 """The ledger: where the bytes of fine-tuning go, predicted from shapes and measured on a run. Chapter 04; chapter 00 shows its bars.
 
-Four entries: weights, gradients, optimiser, activations. LoRA all but removes the second and third; the fourth stays, which is why
-"LoRA uses as much memory as full fine-tuning" is often true at long sequences. `predict` needs no memory itself: it reads shapes,
-so `sketch` builds a 7B model on the meta device, where tensors have no content.
+Four entries: weights, gradients, optimiser, activations. LoRA all but removes the second and third. Of the fourth its plain formula
+keeps nine tenths or more, so that at long sequences it saves little; this module's fast path, which computes part of it again, keeps
+half to two thirds. `predict_memory` needs no memory itself: it reads shapes, so `sketch` builds a 7B model on the meta device, where tensors have no content.
 """
 
 import json
