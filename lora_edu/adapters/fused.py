@@ -88,9 +88,11 @@ def part(
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether a call of this module does more than its class's forward: hooks, or a forward put on the instance."""
+    """Whether a call of this module does more than its class's forward: hooks, or a forward put on the instance (but for the one by
+    which a loss silences a head in its own thread: to all others it is the class's)."""
     own = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(own) or "forward" in module.__dict__ or _has_any_global_hook()
+    replaced = "forward" in module.__dict__ and not hasattr(module.__dict__["forward"], "only_some_threads")
+    return any(own) or replaced or _has_any_global_hook()
 
 
 def transformed() -> bool:

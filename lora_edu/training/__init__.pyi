@@ -4,10 +4,12 @@ from .callbacks import Record as Record
 from .callbacks import Running as Running
 from .config import TrainConfig as TrainConfig
 from .config import lr_factor as lr_factor
+from .config import plan_warnings as plan_warnings
 from .config import step_rows as step_rows
 from .config import total_steps as total_steps
 from .instruments import Instruments as Instruments
 from .losses import causal_lm_loss as causal_lm_loss
 from .run import LossFunction as LossFunction
 from .run import LossSum as LossSum
+from .tensorboard import TensorBoard as TensorBoard
 from .trainer import Trainer as Trainer

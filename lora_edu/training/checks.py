@@ -1,16 +1,18 @@
 """Checks that stop a sick run with a sentence instead of a wasted hour. Chapters 05, 06 and 16."""
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lora_edu.errors import TrainingError
+from lora_edu.errors import DataError, TrainingError
 from lora_edu.models.sharded import whole
 from lora_edu.training.callbacks import History
 
 NamedParameters = dict[str, torch.nn.Parameter]
+IGNORED = -100  # torch's own mark for a label that is not learnt
 
 
 def some_names(names: Sequence[str], limit: int = 4) -> str:
@@ -23,6 +25,86 @@ OUTSIDE = (
     "Is their adapter switched on, and is gradient checkpointing left to TrainConfig(gradient_checkpointing=True)? "
     "Parameters that shall not train need requires_grad_(False)."
 )
+
+
+# --- rows that the model cannot read ----------------------------------------------------------------------------------
+
+
+class Limits(NamedTuple):
+    """How many tokens a model's table holds, and how many positions: a table's length (`learnt`), or what it was made for. None: unknown."""
+
+    tokens: int | None
+    positions: int | None
+    learnt: bool
+
+
+def limits_of(model: nn.Module) -> Limits:
+    """Read off the model itself; a model of another kind than transformers' has none."""
+    find: Any = getattr(model, "get_input_embeddings", None)
+    try:
+        table: Any = find() if find else None
+    except NotImplementedError:
+        table = None
+    for inner in ("base_layer", "original_module"):  # under an adapter, or trained in full
+        table = getattr(table, inner, table)
+    tokens = getattr(table, "num_embeddings", None)
+    for name, module in model.named_modules():
+        last = name.rsplit(".", 1)[-1]
+        if isinstance(module, nn.Embedding) and ("pos" in last or last == "wpe"):
+            # Where there is a padding position (RoBERTa's kind), counting begins behind it.
+            reserved = 0 if module.padding_idx is None else module.padding_idx + 1
+            return Limits(tokens, module.num_embeddings - reserved, True)
+    return Limits(tokens, getattr(getattr(model, "config", None), "max_position_embeddings", None), False)
+
+
+def check_rows(limits: Limits, batch: Any, rows: Sequence[int]) -> None:
+    """Before a batch of tokens goes to the device: is each in the model's table, and is there a position for it?
+
+    `rows` are the numbers of the examples in the batch, in its order. Raises DataError that names rows, value and remedy, where torch
+    would say "index out of range in self", or end a GPU's process; warns once of rows longer than a model without a table of
+    positions was made for. A batch that is not of tokens (B, T) passes.
+    """
+    ids = batch.get("input_ids") if isinstance(batch, Mapping) else None
+    if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point() or ids.numel() == 0:
+        return
+
+    def named(bad: Tensor) -> str:
+        """The rows of the batch where `bad` (B,) is True; all, if rows of the batch are not rows of the examples (packed ones)."""
+        chosen = [row for row, is_bad in zip(rows, bad.tolist()) if is_bad] if len(bad) == len(rows) else list(rows)
+        return f"Row{'s' * (len(chosen) > 1)} {some_names([str(row) for row in chosen], 8)} of the examples"
+
+    if limits.tokens is not None:
+        labels = batch.get("labels")
+        checked = [ids] + ([labels] if isinstance(labels, Tensor) and labels.shape == ids.shape else [])
+        for values, least in zip(checked, (0, IGNORED)):
+            bad = (values < least) | (values >= limits.tokens)  # (B, T)
+            if bad.any():
+                what = "token" if values is ids else "label"
+                raise DataError(
+                    f"{named(bad.any(dim=1))}: the {what} {int(values[bad][0])} is not among the model's {limits.tokens:,} tokens. Were the "
+                    "rows made with another model's tokenizer, or tokens added to it? Use the model's own, or "
+                    "model.resize_token_embeddings(len(tokenizer)) before the adapter is injected."
+                )
+    positions = batch.get("position_ids")
+    if isinstance(positions, Tensor) and positions.shape == ids.shape:
+        longest = positions.amax(dim=1) + 1
+    elif positions is None:
+        longest = torch.full((len(ids),), ids.shape[1])
+        if isinstance(mask := batch.get("attention_mask"), Tensor) and mask.shape == ids.shape and not limits.learnt:
+            longest = mask.sum(dim=1)  # padding has no place of its own where positions are not looked up
+    else:
+        return
+    if limits.positions is not None and (bad := longest > limits.positions).any():
+        words = f"{named(bad)}: {int(longest.max()):,} tokens, and this model "
+        if limits.learnt:
+            raise DataError(f"{words}has {limits.positions:,} positions: shorten or split such rows.")
+        warnings.warn(
+            f"{words}was made for {limits.positions:,} at most. It computes on, but what it says there was never trained.",
+            stacklevel=2,
+        )
+
+
+# --- what the loss depends on -----------------------------------------------------------------------------------------
 
 
 def check_graph(total: Tensor) -> None:

@@ -5,6 +5,8 @@ as a *sum* and a *count*, never as a mean: the mean of two means is not the mean
 micro-batches of unequal length goes wrong exactly there.
 """
 
+import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -109,15 +111,45 @@ def bare_head(model: nn.Module) -> Any:
     kind: Any = type(inner)
     if head is None or not fused.is_on() or not forward_takes(model, "logits_to_keep") or not gives_bare_logits(kind):
         return None
+    if isinstance(
+        model, nn.DataParallel
+    ):  # its replicas run in threads of their own, in which the head would not be silent
+        return None
     part = None if fused.has_hooks(model) or fused.has_hooks(inner) else fused.part(head)
     return head if part is not None and part.b is None else None
 
 
+class _HandOn:
+    """A head's forward while it is silent: in the threads that asked for it the input is handed on, in all others the head speaks.
+
+    A model is often asked something while another thread trains it (a server, a live widget).
+    """
+
+    only_some_threads = True  # so `fused` does not take it for a change of what the head computes
+
+    def __init__(self, head: nn.Module) -> None:
+        self.head, self.threads = head, Counter[int]()
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        return hidden if threading.get_ident() in self.threads else type(self.head).forward(self.head, hidden)
+
+
+_changing = threading.Lock()
+
+
 @contextmanager
 def silent(head: Any) -> Iterator[None]:
-    """Within the block the head hands its input on, to every thread."""
-    head.forward = lambda hidden: hidden
+    """Within the block the head hands its input on, to this thread alone."""
+    here = threading.get_ident()
+    with _changing:
+        hand_on = head.__dict__.get("forward")  # another thread's, which is shared, or none
+        if hand_on is None:
+            hand_on = head.forward = _HandOn(head)
+        hand_on.threads[here] += 1
     try:
         yield
     finally:
-        del head.forward
+        with _changing:
+            hand_on.threads -= Counter({here: 1})  # an entry at zero goes
+            if not hand_on.threads:
+                del head.forward

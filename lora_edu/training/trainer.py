@@ -21,7 +21,14 @@ from lora_edu.models.modules import modes, unwrap
 from lora_edu.models.sharded import whole
 from lora_edu.training.callbacks import Callback, History, Record
 from lora_edu.training.checkpoints import newest_state, restore, save_checkpoint, save_for_later, save_or_warn
-from lora_edu.training.checks import all_finite, check_first_gradients, check_graph, explain_bad_number
+from lora_edu.training.checks import (
+    all_finite,
+    check_first_gradients,
+    check_graph,
+    check_rows,
+    explain_bad_number,
+    limits_of,
+)
 from lora_edu.training.config import TrainConfig, lr_factor, step_rows, steps_per_epoch
 from lora_edu.training.context import progress_bar, run_context
 from lora_edu.training.failures import in_clear_words
@@ -65,6 +72,7 @@ class Trainer(Run):
                 "Nothing trains: no parameter of the model has requires_grad. Inject an adapter first, or unfreeze the one that is there."
             )
         super().__init__(model, examples, loss_fn, config, collate, eval_examples, callbacks, progress)
+        self._limits = limits_of(unwrap(self.model))
         self._started = 0.0  # on the clock, had the run never been held or broken off
         self._interrupted = threading.Event()  # Ctrl-C was pressed
 
@@ -212,7 +220,9 @@ class Trainer(Run):
         """The loss of this process's share of `rows`; a process without a share takes one row at weight zero."""
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         mine = rows[rank::processes]
-        batch = send_to_device(self.collate([examples[row] for row in mine or rows[:1]]), self.accelerator.device)
+        batch = self.collate([examples[row] for row in mine or rows[:1]])
+        check_rows(self._limits, batch, mine or rows[:1])
+        batch = send_to_device(batch, self.accelerator.device)
         with self._autocast():
             total, count = self.loss_fn(self.model, batch)
         return LossSum(total, count) if mine else LossSum(total * 0, 0)

@@ -8,12 +8,12 @@ import pytest
 import torch
 from conftest import make_tiny_llama
 from safetensors import SafetensorError
-from toy_runs import PressCtrlC, collate, farthest, sentences, weights
+from toy_runs import PressCtrlC, ScriptedLoss, collate, farthest, sentences, weights
 
 from lora_edu.adapters import LoRAConfig, inject
 from lora_edu.adapters import save_load as checkpoint
-from lora_edu.errors import DiskFullError, TrainingError
-from lora_edu.training import TrainConfig, Trainer, causal_lm_loss
+from lora_edu.errors import DataError, DiskFullError, TrainingError
+from lora_edu.training import TrainConfig, Trainer, causal_lm_loss, folder
 from lora_edu.training import checkpoints as train_state
 from lora_edu.training.folder import checkpoints
 from lora_edu.training.memory import advice, megabytes, predict_memory
@@ -313,6 +313,90 @@ def test_a_full_disk_ends_no_run_and_takes_no_checkpoint(tmp_path, monkeypatch, 
     assert farthest(weights(resumed.model), weights(reference.model)) == 0
 
 
+FAILING = {
+    "read-only": OSError(errno.EROFS, "Read-only file system"),
+    "no rights": PermissionError(errno.EACCES, "Permission denied"),
+    "a vanished mount": OSError(errno.ENOTCONN, "Transport endpoint is not connected"),
+    "a failing disk": SafetensorError("Error while serializing: I/O error: Input/output error (os error 5)"),
+}
+
+
+@pytest.mark.parametrize("error", FAILING.values(), ids=FAILING)
+def test_a_disk_that_fails_in_any_way_ends_no_run_and_keeps_the_best_weights(tmp_path, monkeypatch, error):
+    """It fails for the second checkpoint and for the last one; the third is written, and what is left is whole."""
+
+    def run(folder) -> Trainer:
+        settings = TrainConfig(
+            batch_size=4, epochs=2, eval_every=2, keep_best=True, save_every=2, precision="fp32", output_dir=str(folder)
+        )
+        return Trainer(
+            adapted(), sentences(16), ScriptedLoss([3.0, 1.0, 2.0, 4.0]), settings, collate=collate,
+            eval_examples=sentences(1), progress=False,
+        )  # fmt: skip
+
+    reference = run(tmp_path / "reference")
+    reference.train()
+    failing = run(tmp_path / "failing")
+    disk = FullDisk(monkeypatch, train_state, error, first=2, last=2)
+    disk.full = (2, 4)
+    with pytest.warns(UserWarning) as told:
+        failing.train()
+    assert [str(warning.message).split(";")[0] for warning in told] == [
+        f"Nothing was saved after step {step}" for step in (4, 8)
+    ]
+    assert "could not be written into" in str(told[0].message) and "Is the disk still there" in str(told[0].message)
+    assert farthest(weights(failing.model), weights(reference.model)) == 0 and failing.history.best["step"] == 4
+    assert [folder.name for folder in checkpoints(tmp_path / "failing")] == ["step-00000006", "step-00000002"]
+    assert {path.name for path in (tmp_path / "failing").iterdir()} == {"step-00000006", "step-00000002", ".lock"}
+
+
+def test_the_best_weights_are_put_back_whatever_ends_the_last_save(tmp_path, monkeypatch):
+    run = Trainer(
+        adapted(), sentences(8), ScriptedLoss([1.0, 2.0]),
+        TrainConfig(batch_size=4, eval_every=1, keep_best=True, precision="fp32", output_dir=str(tmp_path)),
+        collate=collate, eval_examples=sentences(1), progress=False,
+    )  # fmt: skip
+
+    def broken(*args, **options):
+        raise KeyError("a fault of another kind")
+
+    monkeypatch.setattr(train_state, "save_file", broken)
+    with pytest.raises(KeyError):
+        run.train()
+    assert farthest(weights(run.model), run.best_weights) == 0
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_the_first_step(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    run = trainer(tmp_path / "file" / "run", FailsAt(1, RuntimeError("a step was made")))
+    with pytest.raises(
+        TrainingError, match=r"Nothing can be written into .*file/run \(Not a directory\): choose another"
+    ):
+        run.train()
+
+    def refused(**options):
+        raise FAILING["read-only"]
+
+    monkeypatch.setattr(folder.tempfile, "TemporaryFile", refused)
+    run = trainer(tmp_path / "run", FailsAt(1, RuntimeError("a step was made")))
+    with pytest.raises(TrainingError, match=r"\(Read-only file system\)"):
+        run.train()
+    assert run.step == 0
+
+
+def test_an_ended_run_is_read_from_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
+    first = trainer(tmp_path)
+    first.train()
+
+    def refused(**options):
+        raise FAILING["read-only"]
+
+    monkeypatch.setattr(folder.tempfile, "TemporaryFile", refused)
+    second = trainer(tmp_path)
+    second.resume()
+    assert farthest(weights(second.model), weights(first.model)) == 0
+
+
 def test_interrupted_on_a_full_disk_and_saved_once_there_is_room(tmp_path, monkeypatch):
     reference = trainer()
     reference.train()
@@ -344,3 +428,68 @@ def test_a_full_disk_leaves_the_adapter_that_was_there(tmp_path, monkeypatch, er
     with pytest.raises(DiskFullError, match=r"The disk is full\. adapter_model\.safetensors needs .* MB"):
         checkpoint.save(model, tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+# --- rows that the model cannot read ----------------------------------------------------------------------------------
+
+
+def plain_run(model, rows, **options) -> Trainer:
+    settings = TrainConfig(batch_size=4, max_steps=2, precision="fp32")
+    return Trainer(model, rows, causal_lm_loss, settings, collate=options.pop("collate", collate), progress=False)
+
+
+def learnt_positions(positions: int = 8):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(vocab_size=32, n_embd=16, n_layer=1, n_head=2, n_positions=positions)
+    return inject(GPT2LMHeadModel(config), LoRAConfig(r=2, target_modules=["c_attn"]))
+
+
+GOOD = [([1, 2, 3, 4], 2)] * 3
+
+
+@pytest.mark.parametrize("token", [32, 49_152, -1])
+def test_a_token_beyond_the_table_names_its_row(token):
+    run = plain_run(adapted(), [*GOOD, ([1, token, 3, 4], 3)])
+    with pytest.raises(
+        DataError, match=rf"^Row 3 of the examples: the token {token} is not among the model's 32 tokens"
+    ):
+        run.train()
+
+
+def test_a_label_beyond_the_table_and_an_adapted_table():
+    def shifted(rows):
+        batch = collate(rows)
+        batch["labels"][batch["labels"] == 4] = 40
+        return batch
+
+    with pytest.raises(DataError, match=r"^Rows \d, \d, \d of the examples: the label 40 is not among"):
+        plain_run(adapted(), GOOD, collate=shifted).train()
+    model = inject(make_tiny_llama(), LoRAConfig(r=2, target_modules=["embed_tokens", "q_proj"]))
+    with pytest.raises(DataError, match=r"the token 99 is not among the model's 32 tokens"):
+        plain_run(model, [*GOOD, ([1, 99, 3, 4], 2)]).train()
+
+
+def test_a_row_beyond_the_positions_is_refused_where_they_are_learnt_and_else_warned_of():
+    long = (list(range(1, 11)), 2)
+    with pytest.raises(DataError, match=r"of the examples: 10 tokens, and this model has 8 positions: shorten"):
+        plain_run(learnt_positions(), [*GOOD, long]).train()
+    assert plain_run(learnt_positions(16), [*GOOD, long]).train().stopped == "finished"
+    model = inject(make_tiny_llama(max_position_embeddings=8), LoRAConfig(r=2))
+    with pytest.warns(UserWarning, match=r"^Row 3 of the examples: 10 tokens, and this model was made for 8 at most"):
+        plain_run(model, [*GOOD, long]).train()
+
+
+def test_packed_rows_count_their_own_positions():
+    def packed(rows):
+        ids = torch.tensor([[token for ids, _ in rows for token in ids]])
+        positions = torch.tensor([[i for ids, _ in rows for i in range(len(ids))]])
+        return {"input_ids": ids, "labels": ids.clone(), "position_ids": positions}
+
+    assert plain_run(learnt_positions(), [([1, 2, 3, 4], 2)] * 4, collate=packed).train().stopped == "finished"
+
+
+def test_a_fault_of_the_held_out_rows_is_named_as_well():
+    run = plain_run(adapted(), GOOD)
+    with pytest.raises(DataError, match="Row 1 of the examples: the token 77"):
+        run.evaluate([GOOD[0], ([77, 1, 2], 1)])

@@ -13,7 +13,7 @@ from lora_edu.data import IGNORE, Example, collate
 from lora_edu.errors import ConfigError, DataError
 from lora_edu.models.device import Settings
 from lora_edu.training import TrainConfig, Trainer, causal_lm_loss, trainer
-from lora_edu.training import context as train_context
+from lora_edu.training import run as training_run
 from lora_edu.training.memory import fit, fitting, megabytes, predict_memory
 from lora_edu.training.memory.fitting import SPARE
 
@@ -166,7 +166,7 @@ def test_a_row_beyond_the_model_is_refused_by_number():
 )  # fmt: skip
 def test_precision_is_what_the_trainer_measured(monkeypatch, timings, precision, why):
     settings = Settings("cpu", precision, 1, {(name, 1): ms for name, ms in timings.items()})
-    for module in (fitting, train_context):
+    for module in (fitting, training_run):
         monkeypatch.setattr(module, "fastest_settings", lambda: settings)
     model, recipe = adapted(), replace(RECIPE, precision="auto")
     found = fitted(model, 10**9, recipe)

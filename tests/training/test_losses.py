@@ -1,6 +1,7 @@
 """The causal-LM loss asks for few logits and equals the one that asks for all."""
 
 import functools
+import threading
 
 import pytest
 import torch
@@ -251,3 +252,65 @@ def test_without_gradients_and_after_an_error_the_head_is_itself(chunks):
     with pytest.raises(IndexError):
         causal_lm_loss(model, batch | {"input_ids": batch["input_ids"] + 32})
     assert "forward" not in model.lm_head.__dict__ and model(batch["input_ids"]).logits.shape[-1] == 32
+
+
+def test_another_thread_hears_the_head_while_this_one_trains(chunks):
+    """The second thread asks for logits, and takes a loss of its own, exactly while the head is silent in the first."""
+    model, batch = adapted(), ragged_batch()
+    with torch.no_grad():
+        expected = model(batch["input_ids"]).logits
+    total, _, gradient = loss_and_gradients(model, batch)
+    found: dict[str, torch.Tensor] = {}
+
+    def ask() -> None:
+        with torch.no_grad():
+            found["logits"] = model(batch["input_ids"]).logits
+        found["loss"] = causal_lm_loss(model, batch).total.detach()
+        found["head"] = losses.bare_head(model) is model.lm_head
+
+    asked: list[threading.Thread] = []
+
+    def on_the_way(module, args, output) -> None:  # the first thread stands just before the head
+        if not asked:
+            asked.append(threading.Thread(target=ask))
+            asked[0].start()
+            asked[0].join()
+
+    handle = model.model.norm.register_forward_hook(on_the_way)
+    again, _, same = loss_and_gradients(model, batch)
+    handle.remove()
+    assert torch.equal(found["logits"], expected) and torch.equal(found["loss"], total) and found["head"]
+    assert torch.equal(again, total) and all(torch.equal(same[name], value) for name, value in gradient.items())
+    assert chunks == [10, 10, 10] and "forward" not in model.lm_head.__dict__
+
+
+def test_many_threads_leave_the_head_as_it_was(chunks):
+    model, batch = adapted(), ragged_batch()
+    total = causal_lm_loss(model, batch).total.detach()
+    with torch.no_grad():
+        logits = model(batch["input_ids"]).logits
+    faults: list[str] = []
+
+    def train() -> None:
+        for _ in range(15):
+            if not torch.equal(causal_lm_loss(model, batch).total, total):
+                faults.append("loss")
+
+    def ask() -> None:
+        for _ in range(15):
+            with torch.no_grad():
+                if not torch.equal(model(batch["input_ids"]).logits, logits):
+                    faults.append("logits")
+
+    threads = [threading.Thread(target=work) for work in (train, ask, train, ask)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not faults and "forward" not in model.lm_head.__dict__ and set(chunks) == {10}
+
+
+def test_replicas_in_threads_of_their_own_take_the_plain_way(chunks):
+    model = adapted()
+    assert losses.bare_head(model) is model.lm_head
+    assert losses.bare_head(torch.nn.DataParallel(model)) is None

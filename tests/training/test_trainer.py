@@ -3,7 +3,10 @@
 import json
 import math
 import random
+import subprocess
+import sys
 import warnings
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -13,12 +16,23 @@ from conftest import make_tiny_llama
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from toy_runs import ScriptedLoss, adapted, collate, farthest, sentences, weights
+from toy_runs import PressCtrlC, ScriptedLoss, adapted, collate, farthest, sentences, weights
 
 from lora_edu.adapters import adapter_parameters, set_adapter
 from lora_edu.errors import ConfigError, TrainingError
 from lora_edu.models import device
-from lora_edu.training import Callback, LossSum, TrainConfig, Trainer, causal_lm_loss, lr_factor, step_rows, total_steps
+from lora_edu.training import (
+    Callback,
+    LossSum,
+    TensorBoard,
+    TrainConfig,
+    Trainer,
+    causal_lm_loss,
+    lr_factor,
+    plan_warnings,
+    step_rows,
+    total_steps,
+)
 from lora_edu.training.config import epoch_order, steps_per_epoch
 
 FP32 = {"precision": "fp32"}  # no probe, no autocast
@@ -409,25 +423,87 @@ def test_a_step_without_tokens_is_refused():
         trained(adapted(), [([1, 2, 3], 3)] * 2)
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"batch_size": 0}, "batch_size"),
-        ({"epochs": True}, "epochs"),
-        ({"max_steps": 2.5}, "max_steps"),
-        ({"scheduler": "cosinus"}, "scheduler must be one of cosine, linear, constant"),
-        ({"precision": "fp16"}, "precision"),
-        ({"learning_rate": 0.0}, "learning_rate"),
-        ({"learning_rate": float("nan")}, "learning_rate"),
-        ({"max_grad_norm": -1.0}, "max_grad_norm"),
-        ({"warmup_ratio": 1.0}, "warmup_ratio"),
-        ({"warmup_ratio": 0.1, "warmup_steps": 3}, "not both"),
-        ({"save_every": 5}, "output_dir"),
-    ],
-)
-def test_a_setting_that_cannot_be_is_named(values, message):
-    with pytest.raises(ConfigError, match=message):
+WHOLE = "must be a whole number of at least 1 and below a hundred million, not"
+CANNOT_BE = [
+    ({"batch_size": 0}, f"batch_size {WHOLE} 0"),
+    ({"batch_size": "4"}, f"batch_size {WHOLE} '4': that is a text, write 4 without quotes"),
+    ({"gradient_accumulation_steps": 2.0}, f"gradient_accumulation_steps {WHOLE} 2.0: write 2"),
+    ({"epochs": True}, f"epochs {WHOLE} True"),
+    ({"epochs": None}, f"epochs {WHOLE} None"),
+    ({"max_steps": 2.5}, f"max_steps {WHOLE} 2.5"),
+    ({"max_steps": 10**9}, f"max_steps {WHOLE} 1000000000"),
+    ({"max_steps": 10**5000}, f"max_steps {WHOLE} a number of thousands of digits"),
+    ({"eval_every": -1}, f"eval_every {WHOLE} -1"),
+    ({"patience": 0}, f"patience {WHOLE} 0"),
+    ({"scheduler": "cosinus"}, "scheduler must be one of cosine, linear, constant, not 'cosinus'"),
+    ({"scheduler": ["cosine"]}, "scheduler must be one of"),
+    ({"scheduler": None}, "scheduler must be one of"),
+    ({"precision": "fp16"}, "precision must be one of auto, fp32, bf16, not 'fp16'"),
+    ({"learning_rate": 0.0}, "learning_rate must be a positive number, such as 0.001, not 0.0"),
+    ({"learning_rate": float("nan")}, "learning_rate must be a positive number, such as 0.001, not nan"),
+    ({"learning_rate": "1e-3"}, "learning_rate must be a positive number, such as 0.001, not '1e-3': that is a text, write 0.001 without"),
+    ({"learning_rate": "fast"}, "learning_rate must be a positive number, such as 0.001, not 'fast'."),
+    ({"learning_rate": 1j}, "learning_rate must be"),
+    ({"learning_rate": torch.tensor(1e-3)}, "learning_rate must be"),
+    ({"learning_rate": True}, "learning_rate must be"),
+    ({"max_grad_norm": -1.0}, "max_grad_norm must be a positive number .or None for no clipping., not -1.0"),
+    ({"max_grad_norm": "1"}, "max_grad_norm must be"),
+    ({"weight_decay": float("nan")}, "weight_decay must be a number of at least 0, not nan"),
+    ({"weight_decay": float("inf")}, "weight_decay must be a number of at least 0, not inf"),
+    ({"weight_decay": -0.1}, "weight_decay must be"),
+    ({"weight_decay": None}, "weight_decay must be"),
+    ({"seed": 1.5}, "seed must be a whole number from 0 to 4,000,000,000, not 1.5"),
+    ({"seed": -1}, "seed must be"),
+    ({"seed": 2**32}, "seed must be"),
+    ({"warmup_steps": 2.0}, "warmup_steps must be a whole number of at least 0 and below a hundred million, not 2.0: write 2"),
+    ({"warmup_ratio": 1.0}, "warmup_ratio must be a share of the run, at least 0 and below 1, not 1.0"),
+    ({"warmup_ratio": "0.1"}, "warmup_ratio must be"),
+    ({"warmup_ratio": 0.1, "warmup_steps": 3}, "not both"),
+    ({"gradient_checkpointing": 1}, "gradient_checkpointing must be True or False, not 1: write True"),
+    ({"keep_best": "false"}, "keep_best must be True or False, not 'false': write False"),
+    ({"keep_best": None}, "keep_best must be"),
+    ({"save_every": 5}, "output_dir"),
+    ({"output_dir": ""}, "output_dir must be the path of a folder, not ''"),
+    ({"output_dir": 3}, "output_dir must be"),
+    ({"output_dir": "a\0b"}, "output_dir must be"),
+    ({"scheduler": "x" * 10**6}, r"x…\.$"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("values", "message"), CANNOT_BE, ids=[" ".join(values) for values, _ in CANNOT_BE])
+def test_a_setting_that_cannot_be_is_named_with_its_remedy(values, message):
+    with pytest.raises(ConfigError, match=message) as told:
         TrainConfig(**values)
+    assert len(str(told.value)) < 300
+
+
+def test_numpys_numbers_and_paths_are_taken_and_become_pythons_own(tmp_path):
+    config = TrainConfig(
+        learning_rate=np.float32(0.5), batch_size=np.int64(3), keep_best=np.True_, seed=np.uint8(7), weight_decay=0,
+        output_dir=tmp_path,
+    )  # fmt: skip
+    assert (config.learning_rate, config.batch_size, config.keep_best, config.seed) == (0.5, 3, True, 7)
+    assert [type(value) for value in (config.learning_rate, config.batch_size, config.keep_best)] == [float, int, bool]
+    assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_the_largest_settings_still_make_a_plan():
+    config = TrainConfig(batch_size=10**8 - 1, gradient_accumulation_steps=10**8 - 1, seed=4 * 10**9)
+    assert total_steps(3, config) == 1 and sorted(step_rows(3, 0, config)[0]) == [0, 1, 2]
+    assert len(trained(adapted(), batch_size=8, max_steps=1, seed=4 * 10**9).history.steps) == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"batch_size": 8}, ["The run has only 2 steps (16 rows, 8 a step): more epochs or a smaller batch_size give it more."]),
+        ({"batch_size": 1, "warmup_steps": 16}, ["The learning rate rises for 16 steps and the run has 16: it never reaches its peak of 0.001."]),
+        ({"batch_size": 1, "eval_every": 17}, ["eval_every is 17 and the run has 16 steps: it happens at the end only."]),
+        ({"batch_size": 1, "warmup_steps": 15, "eval_every": 16}, []),
+    ],
+)  # fmt: skip
+def test_a_plan_says_what_it_will_not_do(config, words):
+    assert plan_warnings(16, TrainConfig(**config)) == words
 
 
 def test_config_round_trip_and_unknown_key():
@@ -435,6 +511,10 @@ def test_config_round_trip_and_unknown_key():
     assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     with pytest.raises(ConfigError, match="Unknown training setting lr"):
         TrainConfig.from_dict({"lr": 1e-3})
+    with pytest.raises(ConfigError, match="Unknown training setting 3, lr"):
+        TrainConfig.from_dict({"lr": 1e-3, 3: 4})
+    with pytest.raises(ConfigError, match=r"names with values, not \['lr'\]"):
+        TrainConfig.from_dict(["lr"])
 
 
 def test_empty_data_and_missing_evaluation_are_named():
@@ -444,3 +524,79 @@ def test_empty_data_and_missing_evaluation_are_named():
         trained(adapted(), patience=2)
     with pytest.raises(TrainingError, match="nothing to evaluate on"):
         trained(adapted(), max_steps=1).evaluate()
+
+
+# --- what it needs ----------------------------------------------------------------------------------------------------
+
+
+def test_the_trainer_brings_no_adapters_ledger_or_source_reader_with_it():
+    """It knows nothing of its model; advice on memory is imported when memory has run out."""
+    code = "import lora_edu.training.trainer, sys; print(*sorted(name for name in sys.modules if name.startswith('lora_edu.')))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    rooms = {name.split(".")[1] for name in found}
+    assert rooms == {"errors", "files", "models", "training"}
+    assert not any(name.startswith(("lora_edu.training.memory", "lora_edu.training.losses")) for name in found)
+
+
+# --- TensorBoard ------------------------------------------------------------------------------------------------------
+
+
+class FakeWriter:
+    """What torch's SummaryWriter is asked for."""
+
+    made: ClassVar[list["FakeWriter"]] = []
+
+    def __init__(self, folder, purge_step) -> None:
+        self.folder, self.purge_step, self.scalars, self.closed = folder, purge_step, [], 0
+        self.made.append(self)
+
+    def add_scalar(self, name, value, step) -> None:
+        assert not self.closed
+        self.scalars.append((name, value, step))
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_tensorboard_gets_every_record_and_is_closed_whatever_happens(tmp_path):
+    FakeWriter.made.clear()
+    board = TensorBoard(tmp_path / "tb", writer=FakeWriter)
+    history = trained(adapted(), eval_examples=sentences(2), callbacks=[board], epochs=2).history
+    [writer] = FakeWriter.made
+    assert writer.folder == str(tmp_path / "tb") and writer.purge_step == 1 and writer.closed == 1
+    for name in ("loss", "grad_norm", "learning_rate", "tokens"):
+        curve = [(value, step) for found, value, step in writer.scalars if found == f"train/{name}"]
+        assert curve == [(record[name], record["step"]) for record in history.steps] and len(curve) == 4
+    found = [(step, value) for name, value, step in writer.scalars if name == "eval/loss"]
+    assert found == history.eval_losses and len(found) == 2
+
+    def fails(model, batch):
+        raise KeyError("labels")
+
+    with pytest.raises(KeyError):
+        trained(adapted(), loss_fn=fails, callbacks=[board])
+    assert FakeWriter.made[1].closed == 1
+
+
+def test_a_resumed_run_goes_on_with_its_curves(tmp_path):
+    FakeWriter.made.clear()
+
+    def run(*callbacks) -> Trainer:
+        settings = TrainConfig(batch_size=2, max_steps=4, output_dir=str(tmp_path / "run"), **FP32)
+        return Trainer(
+            adapted(), sentences(8), causal_lm_loss, settings, collate=collate, progress=False,
+            callbacks=[TensorBoard(tmp_path, writer=FakeWriter), *callbacks],
+        )  # fmt: skip
+
+    with pytest.raises(KeyboardInterrupt):
+        run(PressCtrlC(2)).train()
+    run().resume()
+    first, second = FakeWriter.made
+    assert first.closed and second.purge_step == 3
+    assert [step for name, _, step in second.scalars if name == "train/loss"] == [3, 4]
+
+
+def test_without_the_package_tensorboard_the_remedy_is_said(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ConfigError, match=r"package tensorboard, which is not installed: pip install tensorboard"):
+        TensorBoard(tmp_path)

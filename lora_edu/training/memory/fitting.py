@@ -31,7 +31,7 @@ Ledgers = Callable[[Shape, bool], Ledger]  # of a step with such micro-batches; 
 
 
 @dataclass(frozen=True)
-class Choice:
+class Decision:
     """One line of the table: what was chosen, its value, and why."""
 
     what: str
@@ -53,7 +53,7 @@ class Fit:
     ledger: Ledger
     room: int
     seconds: float | None
-    choices: tuple[Choice, ...]
+    choices: tuple[Decision, ...]
 
     def __str__(self) -> str:
         wide = [max(len(getattr(each, name)) for each in self.choices) for name in ("what", "value")]
@@ -110,13 +110,13 @@ def fit(
     return Fit(
         config, precision, ledger(shape, config.gradient_checkpointing), usable, seconds,
         (
-            Choice("device", name, "the model lies there"),
-            Choice("precision", precision, why_precision),
-            Choice("sequence length", f"{longest} tokens", f"the longest of {len(examples):,} rows; nothing is cut"),
-            Choice("rows a step", str(config.batch_size * config.gradient_accumulation_steps), "the recipe's: the same everywhere"),
-            Choice("rows at once", f"{config.batch_size}{f', {times} times a step' if times > 1 else ''}", why_rows),
-            Choice("gradient checkpointing", "on" if config.gradient_checkpointing else "off", why_again),
-            Choice("steps", f"{steps:,}" if steps == whole else f"{steps:,} of {whole:,}", why_steps),
+            Decision("device", name, "the model lies there"),
+            Decision("precision", precision, why_precision),
+            Decision("sequence length", f"{longest} tokens", f"the longest of {len(examples):,} rows; nothing is cut"),
+            Decision("rows a step", str(config.batch_size * config.gradient_accumulation_steps), "the recipe's: the same everywhere"),
+            Decision("rows at once", f"{config.batch_size}{f', {times} times a step' if times > 1 else ''}", why_rows),
+            Decision("gradient checkpointing", "on" if config.gradient_checkpointing else "off", why_again),
+            Decision("steps", f"{steps:,}" if steps == whole else f"{steps:,} of {whole:,}", why_steps),
         ),
     )  # fmt: skip
 
