@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageDraw
@@ -20,7 +21,7 @@ SCALE = 2  # pixels of the file to a pixel of the page
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG and its alt text. As a cell's last value it shows itself and keeps the alt text in the notebook.
+    """A PNG and its alt text. As a cell's last value it shows itself, alt text included.
 
     Attributes:
         png: the file's bytes.
@@ -56,9 +57,13 @@ class Picture:
         sheet = Image.open(buffer).convert("RGB")
         return cls(_card(sheet), alt, sheet.width // SCALE, summary or alt)
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
-        data = {"image/png": base64.b64encode(self.png).decode(), "text/plain": self.summary}
-        return data, {"image/png": {"alt": self.alt, "width": self.width}}
+    def html(self) -> str:
+        """The picture as an `<img>`. Its alt text stands in the page: JupyterLab and nbconvert leave an output's metadata unread."""
+        code = base64.b64encode(self.png).decode()
+        return f'<img alt="{escape(self.alt)}" width="{self.width}" style="max-width:100%" src="data:image/png;base64,{code}">'
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        return {"text/html": self.html(), "text/plain": self.summary}
 
 
 def _card(sheet: Image.Image) -> bytes:

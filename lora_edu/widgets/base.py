@@ -100,9 +100,8 @@ class Widget:
         sheet.paste(12, head, body)
         return Picture.of(sheet, summary=f"{self.title} (a widget). {self.question} Shown at: {settings}.")
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
-        data, metadata = self.picture()._repr_mimebundle_()
-        return (self.view._repr_mimebundle_() or {}) | data, metadata
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict:
+        return (self.view._repr_mimebundle_() or {}) | self.picture()._repr_mimebundle_()
 
     # The machinery ----------------------------------------------------------------------------------------------------
     def _settings(self) -> str:

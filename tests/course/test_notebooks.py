@@ -93,6 +93,7 @@ PLANTED = {
     "leaves no picture behind": lambda nb: last(nb).outputs[0].update(shown("w", view={"model_id": "1"})),
     "keeps a widget view over its picture": lambda nb: last(nb).outputs[0].data.update({WIDGET_VIEW: {"model_id": "1"}}),
     "figure without alt text": lambda nb: last(nb).outputs[0].metadata.clear(),
+    "shows a figure without alt text": lambda nb: last(nb).outputs[0].update(html_picture('<img alt="" src="data:x">')),
     "embeds an image without alt text": lambda nb: nb.cells.append(new_markdown_cell("![](rank.png)")),
     "unknown tag 'class-90'": lambda nb: last(nb).metadata.update(tags=["class-90"]),
     "prints a path of one machine, '/home/ada'": lambda nb: add(nb, "p", new_output("stream", text="saved in /home/ada/x")),
@@ -106,6 +107,10 @@ PLANTED = {
 } | {
     f"lacks a standard part: {part}": lambda nb, part=part: nb.cells[0].update(source=without(part)) for part in PARTS
 }  # fmt: skip
+
+
+def html_picture(html: str):
+    return new_output("display_data", data={"text/plain": "a figure", "text/html": html})
 
 
 def without(part: str) -> str:
@@ -208,8 +213,8 @@ def test_execution_is_stable_and_clean(executed):
     assert set(notebook.metadata) == {"kernelspec", "language_info", "lora_edu"}
     assert notebook.cells[0].metadata == {"tags": ["class90"]}
     (output,) = notebook.cells[0].outputs
-    assert set(output.data) == {"image/png", "text/plain"}
-    assert output.metadata["image/png"]["alt"].startswith("Tiny, at n 3. a bar that is 6 wide")
+    assert set(output.data) == {"text/html", "text/plain"}
+    assert output.data["text/html"].startswith('<img alt="Tiny, at n 3. a bar that is 6 wide')
     assert notebook.cells[1].outputs[0].text == "1 off\n"
 
 
@@ -232,12 +237,23 @@ def test_a_widget_view_without_a_picture_is_left_for_the_guard():
     assert WIDGET_VIEW in last(notebook).outputs[0].data
 
 
+def test_an_older_picture_gets_its_alt_text_into_the_page():
+    notebook = sound_chapter()
+    clean(notebook)
+    (output,) = last(notebook).outputs
+    assert (
+        output.data["text/html"].startswith(f'<img alt="{ALT}"')
+        and 'src="data:image/png;base64,iVBO"' in output.data["text/html"]
+    )
+    assert "image/png" not in output.data and output.metadata == {}
+
+
 def test_text_that_stands_in_for_a_form_is_enough():
     """A prediction's form leaves its question and answer behind as HTML."""
     notebook = sound_chapter()
     data = last(notebook).outputs[0].data
-    data.pop("image/png")
-    data.update({WIDGET_VIEW: {"model_id": "1"}, "text/html": "<b>locked</b>"})
+    data.clear()
+    data.update({"text/plain": "locked", WIDGET_VIEW: {"model_id": "1"}, "text/html": "<b>locked</b>"})
     clean(notebook)
     assert set(data) == {"text/plain", "text/html"}
 

@@ -1,5 +1,6 @@
 """Execute a notebook, clean it for the repository, tell JupyterLab to keep widgets."""
 
+import base64
 import json
 import os
 import sys
@@ -9,6 +10,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from lora_edu.errors import NotebookError
+from lora_edu.plots.picture import Picture
 
 FOLDER = Path("notebooks")
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
@@ -89,8 +91,20 @@ def clean(notebook: NotebookNode) -> None:
         cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k in _KEPT_CELL_METADATA})
         for output in cell.get("outputs", ()):
             data = output.get("data", {})
+            _into_html(output)
             if WIDGET_VIEW in data and STAND_INS & data.keys():
                 del data[WIDGET_VIEW]
+
+
+def _into_html(output: NotebookNode) -> None:
+    """A PNG whose alt text lies in the output's metadata becomes an `<img>` that has it: nothing that shows a notebook reads the metadata."""
+    described = output.get("metadata", {}).get("image/png", {})
+    if not described.get("alt") or "image/png" not in output.data or "text/html" in output.data:
+        return
+    png = base64.b64decode(output.data.pop("image/png"))
+    picture = Picture(png, described["alt"], described.get("width", 0), output.data.get("text/plain", ""))
+    output.data["text/html"] = picture.html()
+    del output.metadata["image/png"]
 
 
 def install_overrides(prefix: Path | None = None) -> Path:

@@ -39,6 +39,8 @@ _PICTURES = ("image/png", "image/jpeg", "image/svg+xml", "image/gif")
 _OUTPUT_WIDGETS = {"Output", "interact", "interactive", "interactive_output", "interact_manual"}
 _ABSOLUTE = re.compile(r"(?<![\w.~:/])/(?:home|Users|root|tmp|opt|var|mnt|workspaces?)/[\w.-]+|\b[A-Z]:\\+Users\\+\w+")
 _EMPTY_ALT = re.compile(r"!\[\s*\]\(|<img(?![^>]*\balt=[\"'][^\"']+[\"'])[^>]*>")
+_IMAGE = re.compile(r"<img [^>]*>")
+_ALT = re.compile(r""".*?\balt="([^"]*)".*|.*""", re.DOTALL)
 
 Rule = Callable[[NotebookNode, str], Iterator[str]]
 
@@ -130,6 +132,9 @@ def _pictures(notebook: NotebookNode, kind: str) -> Iterator[str]:
                 alt = output.get("metadata", {}).get(mime, {}).get("alt", "")
                 if mime in output.get("data", {}) and len(alt.strip()) < 20:
                     yield f"{name} shows a figure without alt text: end it with plots.Picture.of(figure, alt='…')"
+            for image in _IMAGE.findall(output.get("data", {}).get("text/html", "")):
+                if len(_ALT.sub(r"\1", image).strip()) < 20:
+                    yield f"{name} shows a figure without alt text: end it with plots.Picture.of(figure, alt='…')"
     for number, cell in enumerate(notebook.cells, 1):
         if cell.cell_type == "markdown" and _EMPTY_ALT.search(cell.source):
             yield f"cell {number} embeds an image without alt text"
@@ -208,4 +213,4 @@ def _tags_of(cell: NotebookNode) -> set[str]:
 def _text_of(output: NotebookNode) -> str:
     if output.output_type == "stream":
         return output.text
-    return "\n".join(str(v) for k, v in output.get("data", {}).items() if k.startswith("text/"))
+    return "\n".join(_IMAGE.sub("", str(v)) for k, v in output.get("data", {}).items() if k.startswith("text/"))
