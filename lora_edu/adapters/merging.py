@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from lora_edu.adapters.config import LoRAConfig
-from lora_edu.adapters.injection import adapter_parameters, lora_layers, saved_modules, state_of
-from lora_edu.adapters.layers import LoRALayer
+from lora_edu.adapters.finding import adapter_parameters, lora_layers, saved_modules, state_of
+from lora_edu.adapters.layer import LoRALayer
 from lora_edu.errors import AdapterError, MergeError
 from lora_edu.linalg import numerical_rank, svd_of_product
 

@@ -4,69 +4,68 @@ Laws 6 and 7: what is saved loads with the same output, here and in PEFT; a file
 the names of what is missing, unexpected, wrongly shaped or not finite. Safetensors only: a pickle can run code.
 """
 
-import hashlib
-import json
-import os
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, distributed, nn
 
 from lora_edu.adapters.config import LoRAConfig
-from lora_edu.adapters.injection import (
-    SavedModule,
-    adapter_parameters,
-    base_parameters,
-    install,
-    lora_layers,
-    saved_paths,
-    state_of,
-)
-from lora_edu.adapters.layers import DEFAULT
-from lora_edu.adapters.targets import ALL_LINEAR, Target, plan
+from lora_edu.adapters.finding import adapter_buffers, adapter_parameters, saved_modules, state_of
+from lora_edu.adapters.fingerprint import fingerprint, resized
+from lora_edu.adapters.folder import CONFIG, WEIGHTS, WeightsFile, floating, opened, read, read_config, write
+from lora_edu.adapters.injection import install
+from lora_edu.adapters.keys import PREFIX, Expected, base_by_key, disk_key, expected, plain_key, written
+from lora_edu.adapters.layer import DEFAULT
+from lora_edu.adapters.targets import plan, saved_paths
 from lora_edu.errors import CheckpointError, LoRAEduError
-from lora_edu.files import room_for
+from lora_edu.models.modules import unwrap
 from lora_edu.models.sharded import whole
 
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-_PREFIX = "base_model.model."
+__all__ = ["CONFIG", "FINGERPRINT", "WEIGHTS", "disk_key", "fingerprint", "load", "read", "save"]
+
 FINGERPRINT = "base_fingerprint"  # in the file's own metadata, which PEFT ignores
+FROZEN = "frozen_fingerprint"  # the same without modules trained in full, where there are any: a new head is random each time
+_ROWS = "base_rows"  # how many rows the base's tables had before new tokens were added to them
 
 
 def save(model: nn.Module, folder: str | Path, name: str = DEFAULT) -> Path:
     """Write the adapter `name` to `folder` as PEFT would, and return that folder. Law 6, chapter 07.
 
-    An adapter not called "default" goes to `folder/name`, as in PEFT. Each file appears whole or not at all.
-    The fingerprint of the base is kept with the weights, so that loading onto another base can be noticed.
+    An adapter not called "default" goes to `folder/name`, as in PEFT. Both files appear whole, and together, or not at all.
+    The fingerprint of the base is kept with the weights, so that loading onto another base can be noticed; a base whose tables
+    got rows for new tokens has these tables written too, as PEFT does.
     In a run of several processes all call it (a sharded adapter is gathered from all of them) and the first one writes.
 
     Raises CheckpointError when there is no such adapter, and DiskFullError with what was in `folder` still there.
     """
+    model = unwrap(model)
     state = state_of(model)
     if name not in state.configs:
         raise CheckpointError(f"there is no adapter {name!r} to save; the model has: {', '.join(state.configs)}")
     folder = Path(folder) if name == DEFAULT else Path(folder) / name
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is a file: name a folder")
-    tensors = {
-        disk_key(n, name): whole(p.detach()).cpu().contiguous() for n, p in adapter_parameters(model, name).items()
-    }
-    paths = {path for path, layer in lora_layers(model).items() if name in layer.scalings}
-    config = _portable(model, state.configs[name], paths).to_dict()
-    if not config["base_model_name_or_path"]:
-        config["base_model_name_or_path"] = getattr(getattr(model, "config", None), "_name_or_path", "") or None
+    config, keys = written(model, name, state.configs[name])
+    tensors = {}
+    for n, tensor in {**adapter_parameters(model, name), **adapter_buffers(model, name)}.items():
+        key = keys.get(n) if config.variant and ".copies." not in n else disk_key(n, name)
+        if key is not None:  # what a variant makes again is not written
+            tensors[key] = whole(tensor.detach()).cpu().contiguous()
     metadata = {"format": "pt", FINGERPRINT: fingerprint(model)}
+    if whole_modules := [path for path, module in saved_modules(model).items() if name in module.copies]:
+        metadata[FROZEN] = fingerprint(model, whole_modules)
+    if (grown := resized(model)) is not None:
+        metadata[_ROWS] = str(grown[0])
+        tensors |= _tables(model, grown[1], tensors)
+    if config.variant:
+        config, tensors = config.variant.to_disk(config, tensors)
     if distributed.is_available() and distributed.is_initialized() and distributed.get_rank() > 0:
         return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    content = json.dumps(config, indent=2) + "\n"
-    size = sum(tensor.nbytes for tensor in tensors.values())
-    _write(folder / WEIGHTS, size, lambda path: save_file(tensors, path, metadata=metadata))
-    _write(folder / CONFIG, len(content), lambda path: path.write_text(content, encoding="utf-8"))
+    write(folder, tensors, config.to_dict(), metadata)
     return folder
 
 
@@ -76,160 +75,178 @@ def load(model: nn.Module, folder: str | Path, name: str = DEFAULT, trainable: b
     trainable=True goes on training it; otherwise nothing trains. Returns the same model.
 
     Raises CheckpointError, with the model as it was, when a file is missing or damaged, or tensors are missing, unexpected,
-    of another shape, or not finite. Warns when the adapter was trained on a base with other weights.
+    of another shape or kind, or not finite. Warns when the adapter was trained on a base with other weights, and when it brings the
+    rows of new tokens, which are then put into the base's tables.
     """
-    folder = Path(folder)
-    config, tensors, metadata = read(folder)
-    try:
-        targets, saved = plan(model, config), saved_paths(model, config)
-        faults = _faults(_expected(model, targets, saved), tensors, model)
-        if not faults:
-            install(model, config, name, targets, saved, empty=True)
-    except LoRAEduError as error:
-        raise CheckpointError(f"the adapter in {folder} does not fit this model: {error}") from error
+    folder, inner = Path(folder), unwrap(model)
+    config = read_config(folder)
+    with opened(folder) as file:
+        try:
+            config = _with_tied(inner, config, file.shapes, trainable)
+            targets, saved = plan(inner, config, from_disk=True), saved_paths(inner, config, strict=False)
+            wanted = expected(inner, config, targets, saved, name)
+            faults = _differences(wanted, file.shapes)
+            base = _of_base(inner, file, wanted) if file.shapes.keys() - wanted.keys() else {}
+            ready, more = _read(file, wanted) if not faults else ({}, [])
+            rows, others = _compared(file, base, wanted)
+            if not (faults := faults + more + others):
+                install(inner, config, name, targets, saved, empty=True)
+        except LoRAEduError as error:
+            raise CheckpointError(f"the adapter in {folder} does not fit this model: {error}") from error
     if faults:
-        raise CheckpointError(f"the adapter in {folder} does not fit this model:\n  " + "\n  ".join(faults))
-    with torch.no_grad():
-        for parameter_name, parameter in adapter_parameters(model, name).items():
-            parameter.copy_(tensors[disk_key(parameter_name, name)])
-            parameter.requires_grad_(trainable)
-    trained_on = metadata.get(FINGERPRINT)
-    if trained_on is not None and trained_on != (here := fingerprint(model)):
-        warnings.warn(
-            f"the adapter in {folder} was trained on a base with other weights (fingerprint {trained_on}, here {here}): "
-            "it will run, but its scores were not measured on this base",
-            stacklevel=2,
-        )
+        lines = faults if len(faults) <= 8 else [*faults[:8], f"… and {len(faults) - 8} more"]
+        raise CheckpointError(f"the adapter in {folder} does not fit this model:\n  " + "\n  ".join(lines))
+    _fill(inner, name, ready, rows, trainable)
+    _compare_bases(inner, folder, file.metadata, saved, rows)
     return model
 
 
-def read(folder: str | Path) -> tuple[LoRAConfig, dict[str, Tensor], dict[str, str]]:
-    """The configuration, the tensors under PEFT's keys, and the file's metadata. Raises CheckpointError."""
-    folder = Path(folder)
-    for file in (CONFIG, WEIGHTS):
-        if not (folder / file).is_file():
-            hint = (
-                f"{folder} does not exist"
-                if not folder.exists()
-                else f"it holds: {', '.join(sorted(p.name for p in folder.iterdir())) or 'nothing'}"
-            )
-            if (folder / "adapter_model.bin").exists():
-                hint = "adapter_model.bin is a pickle, which can run code and is not read: save it as safetensors with PEFT first"
-            raise CheckpointError(f"no {file} in {folder}; {hint}")
-    try:
-        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        config = LoRAConfig.from_dict(content)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{folder / CONFIG}: {error}") from error
-    try:
-        with safe_open(folder / WEIGHTS, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (a safetensors file, no dict)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{folder / WEIGHTS} is damaged or no safetensors file ({error}): copy or train it again"
-        ) from error
-    return config, tensors, metadata
+def _fill(model: nn.Module, name: str, ready: Mapping[str, Tensor], rows: Mapping[str, Any], trainable: bool) -> None:
+    """Put the values that were read into the adapter that was installed, and the new tokens' rows into the base."""
+    with torch.no_grad():
+        for own, parameter in adapter_parameters(model, name).items():
+            if own in ready:
+                parameter.copy_(ready[own])
+            parameter.requires_grad_(trainable and parameter.requires_grad)
+        for own, buffer in adapter_buffers(model, name).items():
+            buffer.copy_(ready[own])
+        for table, first, values in rows.values():
+            table[first:].copy_(values)
 
 
-def fingerprint(model: nn.Module) -> str:
-    """16 hex digits that tell one base from another: SHA-256 over names, shapes and up to 1024 values of each weight.
-
-    Values are taken evenly spaced through each tensor, in float32, so that it takes milliseconds even for a large model.
-    Adapters do not count, nor does a merge that kept W₀. It tells models apart; it is no proof that every bit is the same.
-    """
-    digest = hashlib.sha256()
-    for name, weight in sorted(base_parameters(model), key=lambda pair: pair[0]):
-        flat = whole(weight.detach()).reshape(-1)  # of a sharded base one weight after the other, never all at once
-        step = max(1, flat.numel() // 1024)
-        sample = (
-            flat[::step][:1024].to("cpu", torch.float32) if flat.dtype.is_floating_point else flat[::step][:1024].cpu()
+def _compare_bases(model: nn.Module, folder: Path, metadata: Mapping[str, str], saved: list[str], rows: Any) -> None:
+    """Warn when the base is not the one that the adapter was trained on."""
+    if rows:
+        warnings.warn(
+            f"the adapter in {folder} was trained on a base with new tokens: their rows, from {metadata[_ROWS]} on, were put into "
+            f"{', '.join(sorted(rows))}; without the adapter the base keeps them",
+            stacklevel=3,
         )
-        digest.update(f"{name}{tuple(weight.shape)}".encode())
-        digest.update(sample.contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-# -- keys --------------------------------------------------------------------------------------------------------------
-def disk_key(name: str, adapter: str) -> str:
-    """Our parameter's name → PEFT's key on disk: the adapter's name is dropped, and linear factors end in `.weight`."""
-    plain = name.replace(f".copies.{adapter}.", ".")
-    if plain.endswith(f".{adapter}"):
-        plain = plain.removesuffix(f".{adapter}")
-        if plain.endswith((".lora_A", ".lora_B")):
-            plain += ".weight"
-    return _PREFIX + plain
-
-
-def _expected(model: nn.Module, targets: list[Target], saved: list[str]) -> dict[str, tuple[int, ...]]:
-    """{key on disk: shape} of every tensor that an adapter of this plan has on this model."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for target in targets:
-        n_out, n_in = target.shape
-        A, B = (
-            ("lora_embedding_A", "lora_embedding_B")
-            if target.kind == "embedding"
-            else ("lora_A.weight", "lora_B.weight")
+    without = saved if FROZEN in metadata else []
+    trained_on = metadata.get(FROZEN if without else FINGERPRINT)
+    if trained_on is not None and trained_on != (here := fingerprint(model, without)):
+        warnings.warn(
+            f"the adapter in {folder} was trained on a base with other weights (fingerprint {trained_on}, here {here}): "
+            "it will run, but its scores were not measured on this base",
+            stacklevel=3,
         )
-        shapes[f"{_PREFIX}{target.name}.{A}"] = (target.r, n_in)
-        shapes[f"{_PREFIX}{target.name}.{B}"] = (n_out, target.r)
-    for path in saved:
-        module: nn.Module = model.get_submodule(path)
-        module = module.original_module if isinstance(module, SavedModule) else module
-        shapes |= {f"{_PREFIX}{path}.{n}": tuple(p.shape) for n, p in module.named_parameters()}
-    return shapes
 
 
-def _portable(model: nn.Module, config: LoRAConfig, paths: set[str]) -> LoRAConfig:
-    """The same adapter with "all-linear" written out: readers other than PEFT do not know the word."""
-    if config.target_modules != ALL_LINEAR:
-        return config
-    suffixes = replace(
-        config, target_modules=tuple(sorted({path.rsplit(".", 1)[-1] for path in paths})), layers_to_transform=None
-    )
-    if {target.name for target in plan(model, suffixes)} == paths:
-        return suffixes
-    return replace(
-        config, target_modules=tuple(sorted(paths)), layers_to_transform=None
-    )  # a suffix would match too much
-
-
-def _faults(expected: dict[str, tuple[int, ...]], tensors: dict[str, Tensor], model: nn.Module) -> list[str]:
-    """What keeps `tensors` from being exactly what is `expected`, a line each; PEFT's copies of base weights are accepted if equal."""
+# -- what is in the file, against what the model needs -----------------------------------------------------------------
+def _differences(wanted: Mapping[str, Expected], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """By the file's header alone, a line each: what is missing, and what has another shape."""
     faults = []
-    unexpected = []
-    strangers = tensors.keys() - expected.keys()
-    base = dict(base_parameters(model)) if strangers else {}
-    for key in strangers:
-        original = base.get(key.removeprefix(_PREFIX).replace(".base_layer.", "."))
-        if original is None:
+    if missing := sorted(wanted.keys() - shapes.keys()):
+        faults.append(f"missing: {_few(missing)}")
+    for key in sorted(wanted.keys() & shapes.keys()):
+        if wanted[key].shape != shapes[key]:
+            faults.append(f"{key} has shape {shapes[key]}, this model needs {wanted[key].shape}")
+    return faults
+
+
+def _read(file: WeightsFile, wanted: Mapping[str, Expected]) -> tuple[dict[str, Tensor], list[str]]:
+    """({our name: tensor as the model will hold it}, faults). What is finite is looked at after the cast: 1e39 is not, in float32."""
+    ready: dict[str, Tensor] = {}
+    faults = []
+    for key, tensor in file.tensors(wanted).items():
+        want = wanted[key]
+        if tensor.dtype != want.dtype and not (floating(tensor.dtype) and floating(want.dtype)):
+            faults.append(f"{key} holds {str(tensor.dtype).removeprefix('torch.')}, this model needs {want.dtype}")
+            continue
+        ready[want.name] = tensor.to(want.dtype)
+    if not _finite(list(ready.values())):
+        names = {want.name: key for key, want in wanted.items()}
+        faults += [
+            f"{names[n]} holds values that are not finite (in {str(t.dtype).removeprefix('torch.')})"
+            for n, t in sorted(ready.items())
+            if not bool(torch.isfinite(t).all())
+        ]
+    return ready, faults
+
+
+def _finite(tensors: list[Tensor]) -> bool:
+    """Whether all are finite, in one pass and without a temporary for each: a largest absolute value is ∞ or NaN where a number is."""
+    full = [t for t in tensors if t.is_floating_point() and t.numel()]
+    return not full or all(bool(torch.isfinite(m)) for m in torch._foreach_norm(full, ord=float("inf")))
+
+
+def _of_base(
+    model: nn.Module, file: WeightsFile, wanted: Mapping[str, Expected]
+) -> dict[str, tuple[str, Tensor | None]]:
+    """{key in the file that the adapter does not need: (as the base has it, the base's tensor or None)}."""
+    base = base_by_key(model)
+    return {key: (plain_key(key), base.get(plain_key(key))) for key in file.shapes.keys() - wanted.keys()}
+
+
+def _compared(
+    file: WeightsFile, base: Mapping[str, tuple[str, Tensor | None]], wanted: Mapping[str, Expected]
+) -> tuple[dict[str, tuple[Tensor, int, Tensor]], list[str]]:
+    """PEFT writes copies of base weights beside an embedding's adapter. Equal ones are accepted; so are rows of new tokens.
+
+    Returns ({key: (the base's table, first new row, the rows)} of tables that differ in new rows alone, faults).
+    """
+    rows: dict[str, tuple[Tensor, int, Tensor]] = {}
+    faults, unexpected = [], []
+    first = int(text) if (text := file.metadata.get(_ROWS, "")).isdecimal() else None
+    for key, (plain, original) in base.items():
+        if original is None or plain in wanted:
             unexpected.append(key)
-        elif original.shape != tensors[key].shape or not torch.equal(original.cpu(), tensors[key].to(original.dtype)):
+            continue
+        if tuple(original.shape) != file.shapes[key]:
+            faults.append(
+                f"{key} has {file.shapes[key]} numbers, this model's table {tuple(original.shape)}: resize it first"
+            )
+            continue
+        stored = file.tensors([key])[key].to(original.dtype)
+        mine = original.cpu()
+        if torch.equal(mine, stored):
+            continue
+        if first is not None and 0 < first < len(stored) and torch.equal(mine[:first], stored[:first]):
+            rows[key] = original, first, stored[first:]
+            if not bool(torch.isfinite(stored[first:]).all()):
+                faults.append(f"{key} holds values that are not finite")
+        else:
             faults.append(
                 f"{key} is a weight of the base, and differs from this model's: the adapter belongs to another base"
             )
-    if missing := sorted(expected.keys() - tensors.keys()):
-        faults.append(f"missing: {_few(missing)}")
     if unexpected:
         faults.append(f"unexpected: {_few(sorted(unexpected))}")
-    for key in sorted(expected.keys() & tensors.keys()):
-        if expected[key] != tuple(tensors[key].shape):
-            faults.append(f"{key} has shape {tuple(tensors[key].shape)}, this model needs {expected[key]}")
-        elif not bool(torch.isfinite(tensors[key]).all()):
-            faults.append(f"{key} holds values that are not finite")
-    return faults if len(faults) <= 8 else [*faults[:8], f"… and {len(faults) - 8} more"]
+    return rows, faults
+
+
+def _tables(model: nn.Module, grown: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tables that got new rows, under PEFT's keys, but for those that the adapter trains in full and holds already."""
+    found = {}
+    for path, table in grown.items():
+        adapted = any(key.startswith(f"{PREFIX}{path}.lora_") for key in tensors)
+        key = f"{PREFIX}{path}.base_layer.weight" if adapted else f"{PREFIX}{path}.weight"
+        if f"{PREFIX}{path}.weight" not in tensors:
+            found[key] = whole(table.detach()).cpu().contiguous()
+    return found
+
+
+def _with_tied(model: Any, config: LoRAConfig, shapes: Mapping[str, Any], trainable: bool) -> LoRAConfig:
+    """PEFT's `ensure_weight_tying` writes a tied head's share beside the embedding's; here the head gets it as its own."""
+    if not config.ensure_weight_tying:
+        return config
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    path = next((name for name, module in model.named_modules() if module is head), "")
+    names = config.target_modules
+    if not isinstance(names, tuple) or not path:
+        return config
+    found = config
+    if f"{PREFIX}{path}.lora_A.weight" in shapes and path not in names:
+        found = replace(config, target_modules=(*names, path))
+    elif f"{PREFIX}{path}.weight" in shapes and config.modules_to_save and path not in config.modules_to_save:
+        found = replace(config, modules_to_save=(*config.modules_to_save, path))
+    if found is config:
+        return config
+    if trainable:
+        raise CheckpointError(
+            "it trains the embedding and the head as one (ensure_weight_tying); here they would part. Load it to use it only"
+        )
+    return replace(found, ensure_weight_tying=False)
 
 
 def _few(names: list[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-
-
-def _write(path: Path, size: int, writer) -> None:
-    """Write beside the file and rename: a reader sees the old file or the new one, never half of one."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with room_for(path.name, size, path.parent, part):
-            writer(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

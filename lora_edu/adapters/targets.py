@@ -4,16 +4,18 @@ The rules are PEFT's, so that one configuration means the same there and here. T
 """
 
 import difflib
-import re
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
 from lora_edu.adapters.config import LoRAConfig
-from lora_edu.adapters.layers import LoRALayer, check_rank, is_conv1d
+from lora_edu.adapters.layer import LoRALayer
+from lora_edu.adapters.layers import check_rank
+from lora_edu.adapters.obstacles import Obstacles, kind_of, refuse, warn_of_experts
+from lora_edu.adapters.patterns import at_the_end, inside_saved, layer_index, matches
 from lora_edu.errors import ConfigError, TargetError
 
 ALL_LINEAR = "all-linear"
@@ -35,46 +37,72 @@ class Target:
         return self.r * sum(self.shape)
 
 
-def plan(model: nn.Module, config: LoRAConfig) -> list[Target]:
+def plan(model: nn.Module, config: LoRAConfig, *, from_disk: bool = False) -> list[Target]:
     """The modules of `model` that `config` adapts, in the model's order; the model is not changed. Chapter 04.
 
     Raises TargetError when nothing matches (with the nearest names that exist) or a match is no layer that can be adapted,
-    ConfigError when a rank exceeds its layer's size. Warns when one of several names matches nothing; PEFT leaves it out in silence.
+    ConfigError when no layer that asks for a rank has room for it. Warns when one of several names matches nothing (PEFT leaves it
+    out in silence), when "all-linear" has to leave a layer out, and when it leaves stacked experts frozen.
+
+    `from_disk` leaves out what was a mistake only where somebody chose it: the adapter exists, and PEFT would read it.
     """
     modules = dict(adaptable_tree(model))
-    output_head = _output_head(model)
-    targets, matched_others = [], []
-    for name, module in modules.items():
-        if not _chosen(name, module, config, is_head=module is output_head):
+    saved = saved_paths(model, config, strict=not from_disk)
+    obstacles = Obstacles(model)
+    targets, matched_others, stopped = [], [], []
+    for name in chosen(model, config, modules):
+        module, kind = modules[name], kind_of(modules[name])
+        if any(name.startswith(f"{path}.") for path in saved):
             continue
-        kind = kind_of(module)
         if kind is None:
             matched_others.append((name, type(module).__name__))
-            continue
-        targets.append(Target(name, kind, _shape(module), config.rank_for(name), config.alpha_for(name)))
+        elif reason := obstacles.reason(name, model.get_submodule(name)):
+            stopped.append((name, reason))
+        else:
+            targets.append(Target(name, kind, _shape(module), config.rank_for(name), config.alpha_for(name)))
     if matched_others:
         listed = ", ".join(f"{n} ({t})" for n, t in matched_others[:4])
         raise TargetError(
             f"target_modules also matches what no adapter can be put on: {listed}; only Linear, Conv1D and Embedding can: narrow the pattern"
         )
+    refuse(stopped, chosen_by_name=config.target_modules != ALL_LINEAR)
     if not targets:
-        raise TargetError(_no_match(config, modules))
-    wanted = () if isinstance(config.target_modules, str) else config.target_modules
-    if left_out := [each for each in wanted if not any(matches((each,), name) for name in modules)]:
-        warnings.warn(
-            f"target_modules: {', '.join(left_out)} matches no layer of this model and is left out", stacklevel=2
+        raise TargetError(_no_match(model, config, modules))
+    if config.variant and (others := [t for t in targets if t.kind not in config.variant.kinds]):
+        raise TargetError(
+            f"{type(config.variant).__name__} is not defined for {others[0].kind} layers such as {others[0].name}"
         )
-    for target in targets:
-        try:
-            check_rank(target.r, target.shape, target.name)
-        except ConfigError as error:
-            raise ConfigError(f"{error} (asked for by r or rank_pattern)") from None
-    for pattern in [*config.rank_pattern, *config.alpha_pattern]:
-        if not any(re.match(rf"(.*\.)?({pattern})$", t.name) for t in targets):
-            raise TargetError(
-                f"the pattern {pattern!r} of rank_pattern/alpha_pattern matches none of the {len(targets)} adapted modules"
-            )
+    if not from_disk:
+        _check_choice(model, config, modules, targets)
     return targets
+
+
+def chosen(model: nn.Module, config: LoRAConfig, modules: dict[str, nn.Module] | None = None) -> list[str]:
+    """Paths of every module that the names and patterns of `config` mean, whether it can have an adapter or not."""
+    modules = dict(adaptable_tree(model)) if modules is None else modules
+    head = _output_head(model)
+    return [name for name, module in modules.items() if _chosen(name, module, config, is_head=module is head)]
+
+
+def saved_paths(model: nn.Module, config: LoRAConfig, strict: bool = True) -> list[str]:
+    """Paths of the modules that `config` trains in full: every one whose path ends in one of the names, outermost only.
+
+    The rule is PEFT's, and reaches further than a suffix behind a dot: "norm" means every `…norm` too. Raises TargetError for a name
+    that is not there, unless not `strict`: PEFT writes "classifier" and "score" for every classifier, whichever it has.
+    """
+    wanted = config.modules_to_save
+    if not wanted:
+        return []
+    paths = [
+        name
+        for name, _ in model.named_modules()
+        if name.endswith(wanted)
+        and not any(f".{part}." in f".{name}." for part in ("copies", "original_module", "base_layer"))
+    ]
+    for each in wanted if strict else ():
+        if not any(path.endswith(each) for path in paths):
+            raise TargetError(f"modules_to_save names {each!r}, but this model has no such module")
+    return [p for p in paths if not any(p.startswith(f"{other}.") for other in paths)]
 
 
 def adaptable_tree(model: nn.Module) -> Iterable[tuple[str, nn.Module]]:
@@ -85,13 +113,30 @@ def adaptable_tree(model: nn.Module) -> Iterable[tuple[str, nn.Module]]:
         yield name, module.base_layer if isinstance(module, LoRALayer) else module
 
 
-def kind_of(module: nn.Module) -> str | None:
-    """ "linear", "conv1d", "embedding", or None for what no adapter can be put on."""
-    if isinstance(module, nn.Linear):
-        return "linear"
-    if is_conv1d(module):
-        return "conv1d"
-    return "embedding" if isinstance(module, nn.Embedding) else None
+def _check_choice(model: nn.Module, config: LoRAConfig, modules: dict[str, nn.Module], targets: list[Target]) -> None:
+    """What only somebody who chooses can have meant otherwise."""
+    wanted = () if isinstance(config.target_modules, str) else config.target_modules
+    if left_out := [each for each in wanted if not any(matches((each,), name) for name in modules)]:
+        warnings.warn(
+            f"target_modules: {', '.join(left_out)} matches no layer of this model and is left out", stacklevel=3
+        )
+    if config.target_modules == ALL_LINEAR:
+        warn_of_experts(model)
+    for pattern in [*config.rank_pattern, *config.alpha_pattern]:
+        if not any(at_the_end(pattern, t.name) for t in targets):
+            raise TargetError(
+                f"the pattern {pattern!r} of rank_pattern/alpha_pattern matches none of the {len(targets)} adapted modules"
+            )
+    # A gate (1 × d) or a head of two labels beside large matrices has a rank to spare, in PEFT too. A rank that no matrix has room for is a slip.
+    by_rank: dict[int, list[Target]] = {}
+    for target in targets:
+        by_rank.setdefault(target.r, []).append(target)
+    for rank, asking in by_rank.items():
+        largest = max(asking, key=lambda t: min(t.shape))
+        try:
+            check_rank(rank, largest.shape, largest.name)
+        except ConfigError as error:
+            raise ConfigError(f"{error} (asked for by r or rank_pattern)") from None
 
 
 def _shape(module: Any) -> tuple[int, int]:
@@ -106,30 +151,35 @@ def _output_head(model: nn.Module) -> nn.Module | None:
     return head.base_layer if isinstance(head, LoRALayer) else head
 
 
-def matches(pattern: str | tuple[str, ...], name: str) -> bool:
-    """PEFT's rule: a string is a regular expression for the whole name; of a list, one must be the name or its end."""
-    if isinstance(pattern, str):
-        return re.fullmatch(pattern, name) is not None
-    return any(name == p or name.endswith(f".{p}") for p in pattern)
-
-
 def _chosen(name: str, module: nn.Module, config: LoRAConfig, is_head: bool) -> bool:
     if config.exclude_modules and matches(config.exclude_modules, name):
         return False
-    # A module that is trained in full needs no adapter, nor does anything inside it.
-    if any(re.match(rf"(^|.*\.){m}($|\..*)", name) for m in config.modules_to_save or ()):
+    if inside_saved(config.modules_to_save, name):
         return False
     if config.target_modules == ALL_LINEAR:
-        chosen = kind_of(module) in ("linear", "conv1d") and not is_head
-    else:
-        chosen = matches(config.target_modules, name)
-    if chosen and config.layers_to_transform is not None:
-        index = re.match(r".*?\.[^.]*\.(\d+)\.", f".{name}")
-        return index is not None and int(index[1]) in config.layers_to_transform
-    return chosen
+        return kind_of(module) in ("linear", "conv1d") and not is_head and _in_layers(name, config)
+    if not matches(config.target_modules, name):
+        return False
+    whole_path = isinstance(config.target_modules, tuple) and name in config.target_modules
+    return whole_path or _in_layers(name, config)  # PEFT: a whole path is in, whatever its layer
 
 
-def _no_match(config: LoRAConfig, modules: dict[str, nn.Module]) -> str:
+def _in_layers(name: str, config: LoRAConfig) -> bool:
+    if not config.layers_to_transform:
+        return True
+    return layer_index(name, config.layers_pattern) in config.layers_to_transform
+
+
+def _no_match(model: nn.Module, config: LoRAConfig, modules: dict[str, nn.Module]) -> str:
+    if config.layers_to_transform:
+        everywhere = replace(config, layers_to_transform=None)
+        if found := [n for n in chosen(model, everywhere, modules) if kind_of(modules[n])]:
+            there = sorted({i for n in found if (i := layer_index(n, config.layers_pattern)) is not None})
+            numbers = f"{there[0]} to {there[-1]}" if there else "none, with this layers_pattern"
+            return (
+                f"layers_to_transform={list(config.layers_to_transform)} leaves none of the {len(found)} layers that "
+                f"target_modules={config.target_modules!r} matches; their numbers: {numbers}"
+            )
     ends = sorted({name.rsplit(".", 1)[-1] for name, module in modules.items() if kind_of(module)})
     wanted = [config.target_modules] if isinstance(config.target_modules, str) else list(config.target_modules)
     near = sorted({hit for w in wanted for hit in difflib.get_close_matches(w.rsplit(".", 1)[-1], ends, n=2)})

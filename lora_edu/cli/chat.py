@@ -36,7 +36,7 @@ def chat(
     import torch
     from transformers import GenerationConfig, TextStreamer
 
-    from lora_edu.adapters.injection import set_scale
+    from lora_edu.adapters.switching import set_scale
     from lora_edu.data.examples import prompt_ids
     from lora_edu.data.rows import Message
 

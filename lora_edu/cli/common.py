@@ -73,8 +73,8 @@ def chosen_task(text: str) -> Any:
 
 def opened(model_name: str | None, adapter: Path | None, scale: float = 1.0) -> Any:
     """The base model with its tokenizer, and the adapter in it, its dial set."""
-    from lora_edu.adapters.injection import set_scale
     from lora_edu.adapters.save_load import load
+    from lora_edu.adapters.switching import set_scale
     from lora_edu.data.examples import PLAIN_TEMPLATE
     from lora_edu.models.base import DEFAULT_MODEL, load_base
 
@@ -96,8 +96,8 @@ def finite(scale: float) -> float:
 
 def base_of(adapter: Path) -> str:
     """What an adapter's configuration calls its base; the course's model goes by its hub name there, so that other tools know it."""
-    from lora_edu.adapters.save_load import read
+    from lora_edu.adapters.folder import read_config
     from lora_edu.models.cache import DEFAULT_MODEL, PACKAGED
 
-    name = read(adapter)[0].base_model_name_or_path or DEFAULT_MODEL
+    name = read_config(adapter).base_model_name_or_path or DEFAULT_MODEL
     return next((packaged for packaged, spec in PACKAGED.items() if spec.hub == name), name)

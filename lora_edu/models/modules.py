@@ -14,10 +14,13 @@ if TYPE_CHECKING:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside a wrapper that only distributes it (DistributedDataParallel, DataParallel)."""
-    while isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-        model = model.module
-    return model
+    """The model inside a wrapper that only distributes or compiles it (DistributedDataParallel, DataParallel, torch.compile)."""
+    while True:
+        inner = model.module if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel) else None
+        inner = model._modules.get("_orig_mod") if inner is None else inner
+        if inner is None:
+            return model
+        model = inner
 
 
 def forward_takes(model: nn.Module, argument: str) -> bool:

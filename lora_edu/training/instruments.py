@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lora_edu.adapters.injection import audit, lora_layers
-from lora_edu.adapters.save_load import fingerprint
+from lora_edu.adapters.finding import lora_layers
+from lora_edu.adapters.fingerprint import fingerprint
+from lora_edu.adapters.injection import audit
 from lora_edu.errors import ConfigError
 from lora_edu.models.modules import modes, unwrap
 from lora_edu.training.callbacks import Callback, History, Record

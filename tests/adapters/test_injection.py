@@ -26,7 +26,7 @@ from lora_edu.adapters import (
     set_scale,
     unload,
 )
-from lora_edu.adapters.injection import base_parameters
+from lora_edu.adapters.finding import base_parameters
 from lora_edu.errors import AdapterError, ConfigError, LoRAEduError, MergeError, TargetError
 
 ATTENTION = [f"model.layers.{i}.self_attn.{m}_proj" for i in range(2) for m in "qkvo"]
@@ -93,7 +93,7 @@ def test_the_plan_applies_patterns_and_counts_parameters(tiny_llama):
         ({"r": 17}, ConfigError, "rank 17 exceeds"),
         ({"rank_pattern": {"k_proj": 9}}, ConfigError, "rank 9 exceeds"),
         ({"rank_pattern": {"z_proj": 4}}, TargetError, "z_proj"),
-        ({"modules_to_save": ["head"]}, TargetError, "head"),
+        ({"modules_to_save": ["heads"]}, TargetError, "heads"),
     ],
 )
 def test_an_impossible_plan_is_refused_and_the_model_stays_as_it_was(tiny_llama, settings, error, words):

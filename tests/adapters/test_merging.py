@@ -18,7 +18,7 @@ from lora_edu.adapters import (
     unmerge,
     untie,
 )
-from lora_edu.adapters.injection import base_parameters
+from lora_edu.adapters.finding import base_parameters
 from lora_edu.errors import AdapterError, MergeError
 
 

@@ -169,7 +169,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         path.write_bytes(b"half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("lora_edu.adapters.save_load.save_file", disk_full)
+    monkeypatch.setattr("lora_edu.adapters.folder.save_file", disk_full)
     with pytest.raises(OSError, match="no space"):
         save(model, tmp_path)
     assert (tmp_path / WEIGHTS).read_bytes() == before and {p.name for p in tmp_path.iterdir()} == {WEIGHTS, CONFIG}

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import torch
 
 from lora_edu.adapters.config import LoRAConfig
-from lora_edu.adapters.injection import inject, lora_layers, unload
-from lora_edu.adapters.save_load import fingerprint
+from lora_edu.adapters.finding import lora_layers
+from lora_edu.adapters.fingerprint import fingerprint
+from lora_edu.adapters.injection import inject, unload
 from lora_edu.data.examples import IGNORE, Example, collate
 from lora_edu.data.splits import normalise
 from lora_edu.experiments.stored_results import stored

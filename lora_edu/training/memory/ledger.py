@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from lora_edu.adapters import save_load as checkpoint
 from lora_edu.adapters.config import LoRAConfig
-from lora_edu.adapters.injection import adapter_names, adapter_parameters, inject, state_of
+from lora_edu.adapters.finding import adapter_buffers, adapter_names, adapter_parameters, saved_modules, state_of
+from lora_edu.adapters.injection import inject
 from lora_edu.errors import ConfigError
 from lora_edu.models.modules import checkpointing, modes
 from lora_edu.training.losses import causal_lm_loss
@@ -227,8 +228,12 @@ def file_bytes(model: nn.Module) -> int:
     """Exact size of the safetensors file that holds what trained: the active adapter, or else every weight. Chapter 07."""
     if adapter_names(model):
         name = next(iter(state_of(model).active))
-        tensors = {checkpoint.disk_key(key, name): p for key, p in adapter_parameters(model, name).items()}
-        return safetensors_bytes(tensors, {"format": "pt", checkpoint.FINGERPRINT: "0" * 16})
+        held = adapter_parameters(model, name) | adapter_buffers(model, name)
+        tensors = {checkpoint.disk_key(key, name): tensor for key, tensor in held.items()}
+        metadata = {"format": "pt", checkpoint.FINGERPRINT: "0" * 16}
+        if any(name in module.copies for module in saved_modules(model).values()):
+            metadata[checkpoint.FROZEN] = "0" * 16
+        return safetensors_bytes(tensors, metadata)
     return safetensors_bytes(dict(model.named_parameters()), {"format": "pt"})
 
 
