@@ -25,7 +25,7 @@ from lora_edu.errors import CheckpointError, LoRAEduError
 from lora_edu.models.modules import unwrap
 from lora_edu.models.sharded import whole
 
-__all__ = ["CONFIG", "FINGERPRINT", "WEIGHTS", "disk_key", "fingerprint", "load", "read", "save"]
+__all__ = ["CONFIG", "FINGERPRINT", "FROZEN", "WEIGHTS", "disk_key", "fingerprint", "load", "read", "save"]
 
 FINGERPRINT = "base_fingerprint"  # in the file's own metadata, which PEFT ignores
 FROZEN = "frozen_fingerprint"  # the same without modules trained in full, where there are any: a new head is random each time
