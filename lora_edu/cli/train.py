@@ -24,7 +24,10 @@ ENOUGH_STEPS = 60  # what the rows of your own are repeated for, where neither s
 MOST_EPOCHS = 20
 
 # What `save` and `--out` decide, or the model itself.
-NO_FLAG = {LoRAConfig: ("fan_in_fan_out", "base_model_name_or_path", "task_type", "ensure_weight_tying", "variant"), TrainConfig: ("output_dir",)}
+NO_FLAG = {
+    LoRAConfig: ("fan_in_fan_out", "base_model_name_or_path", "ensure_weight_tying", "variant"),
+    TrainConfig: ("output_dir",),
+}
 
 
 @with_flags(*flags(LoRAConfig, _ADAPTER, NO_FLAG[LoRAConfig]), *flags(TrainConfig, _RUN, NO_FLAG[TrainConfig]))

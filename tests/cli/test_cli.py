@@ -140,13 +140,13 @@ def test_every_option_of_the_configurations_has_its_flag():
     given = {
         "exclude_modules": "lm_head,k_proj", "layers_to_transform": "0,2", "rank_pattern": "q_proj=4,v_proj=2", "use_rslora": True,
         "alpha_pattern": "q_proj=4.5", "modules_to_save": "lm_head", "init_lora_weights": "gaussian", "target_modules": "q_proj,v_proj",
-        "lora_alpha": 3.0, "lora_dropout": 0.1, "r": 2, "task_type": "SEQ_CLS",
+        "lora_alpha": 3.0, "lora_dropout": 0.1, "r": 2, "task_type": "SEQ_CLS", "layers_pattern": "layers",
     }  # fmt: skip
     config = LoRAConfig(**read(LoRAConfig, given))
     assert config == LoRAConfig(
         r=2, lora_alpha=3.0, lora_dropout=0.1, target_modules=("q_proj", "v_proj"), exclude_modules=("lm_head", "k_proj"),
         layers_to_transform=(0, 2), rank_pattern={"q_proj": 4, "v_proj": 2}, alpha_pattern={"q_proj": 4.5}, use_rslora=True,
-        modules_to_save=("lm_head",), init_lora_weights="gaussian", task_type="SEQ_CLS",
+        modules_to_save=("lm_head",), init_lora_weights="gaussian", task_type="SEQ_CLS", layers_pattern="layers",
     )  # fmt: skip
     assert set(given) == {field.name for field in fields(LoRAConfig)} - set(NO_FLAG[LoRAConfig])
     for name, text in (("rank_pattern", "q_proj"), ("rank_pattern", "q=x"), ("layers_to_transform", "one")):
