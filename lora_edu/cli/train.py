@@ -16,7 +16,7 @@ from lora_edu.cli.options import flags, read, with_flags
 from lora_edu.cli.run_folder import HELD_OUT, from_run, keep_rows, write_run
 from lora_edu.cli.settings import from_config
 from lora_edu.errors import DataError, LoRAEduError
-from lora_edu.training.config import TrainConfig
+from lora_edu.training.config import TrainConfig, plan_warnings
 
 _ADAPTER, _RUN, _DATA = "The adapter", "The run", "The data"
 FEW_STEPS = 20  # fewer teach a fresh adapter next to nothing at the usual rates
@@ -70,6 +70,9 @@ def train(
         str,
         typer.Option(help="The course's own model, a folder, or a name on the model hub.", rich_help_panel=_ADAPTER),
     ] = "smollm2-135m",
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="Write the curves into this folder, for TensorBoard.", rich_help_panel=_RUN)
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the result; runs/NAME without it.")] = None,
     config: Annotated[
         Path | None,
@@ -101,7 +104,14 @@ def train(
         raise typer.BadParameter("give --task NAME or --data FILE, one of the two.")
     out = out or Path("runs") / (task.split(":")[0] if task else data.stem if data else "")
     given |= {"task": task, "data": data and data.absolute()}  # absolute: a run may be resumed from another folder
-    given |= {"system": system, "valid_rows": valid_rows, "max_length": max_length, "packing": packing, "model": model}
+    given |= {
+        "tensorboard": tensorboard,
+        "system": system,
+        "valid_rows": valid_rows,
+        "max_length": max_length,
+        "packing": packing,
+        "model": model,
+    }
     _run({key: value for key, value in given.items() if value is not None}, out, resume is not None)
 
 
@@ -113,6 +123,7 @@ def _run(given: dict[str, Any], out: Path, resume: bool) -> None:
     from lora_edu.data.examples import collate, encode_rows, pack
     from lora_edu.training.losses import causal_lm_loss
     from lora_edu.training.processes import new_accelerator
+    from lora_edu.training.tensorboard import TensorBoard
     from lora_edu.training.trainer import Trainer
 
     if not resume:
@@ -128,6 +139,8 @@ def _run(given: dict[str, Any], out: Path, resume: bool) -> None:
     train_rows, valid_rows = _rows(task, given)
     lora, plan = _settings(task, given, out, len(train_rows))
 
+    curves = [TensorBoard(given["tensorboard"])] if "tensorboard" in given else []
+
     model, tokenizer = opened(given["model"], None)
     examples = encode_rows(train_rows, tokenizer, given["max_length"])
     held_out = encode_rows(valid_rows, tokenizer, given["max_length"])
@@ -142,7 +155,7 @@ def _run(given: dict[str, Any], out: Path, resume: bool) -> None:
     trainer.resume_hint = f"lora-edu train --resume {out}"
     say(_what_runs(lora, trainer))
     steps: list[int] = []
-    trainer.callbacks.append(_counting(steps))
+    trainer.callbacks += [_counting(steps), *curves]
     history = trainer.resume() if resume else trainer.train()
     save(model, out)
     if not steps:
@@ -196,7 +209,7 @@ def _what_runs(lora: LoRAConfig, trainer: Any) -> str:
         lines.append(
             f"So few steps teach little: look at the loss on the held-out rows, and try --steps {ENOUGH_STEPS}."
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, *plan_warnings(len(trainer.examples), plan)])
 
 
 def _next(out: Path, task: Any, valid_rows: list[Any]) -> str:

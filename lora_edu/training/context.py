@@ -65,6 +65,15 @@ def interrupt_asked() -> Iterator[threading.Event]:
             signal.signal(number, fallback if old is None else old)  # None: one that was not set from Python
 
 
+def _copies_of_frozen_weights(run: Run) -> contextlib.AbstractContextManager[None]:
+    """Under autocast W₀ is cast once a run and not once a step; where memory is short, as checkpointing says, it is not kept."""
+    if run.precision != "bf16" or run.config.gradient_checkpointing:
+        return contextlib.nullcontext()
+    from lora_edu.adapters import fused  # late: a trainer knows nothing of adapters
+
+    return fused.copies_kept()
+
+
 @contextlib.contextmanager
 def run_context(run: Run) -> Iterator[threading.Event]:
     """What a run changes around it and gives back; yields the flag that Ctrl-C raises."""
@@ -73,6 +82,7 @@ def run_context(run: Run) -> Iterator[threading.Event]:
         num_threads(run.threads),
         modes(run.model, training=True),
         checkpointing(run.model, run.config.gradient_checkpointing),
+        _copies_of_frozen_weights(run),
         interrupt_asked() as interrupted,
         warnings.catch_warnings(),
     ):

@@ -176,6 +176,26 @@ def test_more_of_the_run_can_be_said_on_the_command_line(model, data, tmp_path):
     assert again.exit_code == 0 and "had ended already" in said(again) and "step in" not in said(again)
 
 
+def test_the_curves_go_to_tensorboard_where_it_is_asked_for(model, data, tmp_path, monkeypatch):
+    written = []
+
+    class Writer:
+        def __init__(self, folder, **_):
+            written.append(folder)
+
+        def add_scalar(self, name, value, step):
+            written.append((name, step))
+
+        def close(self):
+            written.append("closed")
+
+    monkeypatch.setattr("lora_edu.training.tensorboard._summary_writer", lambda: Writer)
+    start = [*TRAIN, "--model", model, "--data", data, "--steps", 2, "--out", tmp_path / "out"]
+    assert run(*start, "--tensorboard", tmp_path / "curves").exit_code == 0
+    assert written[0] == str(tmp_path / "curves") and {("train/loss", 1), ("train/loss", 2)} <= set(written)
+    assert written[-1] == "closed"
+
+
 def test_a_file_may_say_lists_mappings_and_short_names(model, data, tmp_path):
     settings = {
         "lr": 0.01,

@@ -183,6 +183,25 @@ def test_float64_stays_and_the_recipe_may_say():
     assert table(fitted(adapted(), 10**9))["precision"] == ("fp32", "the recipe says so")
 
 
+def test_it_says_how_the_base_is_held_and_what_the_other_way_would_take():
+    """Copies are made for a run in bf16 on a base in fp32, unless memory is short."""
+    model = inject(make_tiny_llama(), LoRAConfig(r=2))
+    frozen = sum(p.nbytes for p in model.parameters() if not p.requires_grad)
+    room = room_for(needed(model, 16))
+
+    def base(**settings):
+        return table(fitted(model, room, replace(RECIPE, **settings)))["base weights"]
+
+    assert base(precision="fp32") == ("float32", f"as they were loaded: {megabytes(frozen)}")
+    value, why = base(precision="bf16")
+    assert value == "float32, and copies in bf16" and f"would hold {megabytes(frozen // 2)} alone" in why
+    value, why = base(precision="bf16", gradient_checkpointing=True)
+    assert value == "float32" and "cast at every use" in why
+    with_halves = inject(make_tiny_llama().to(torch.bfloat16), LoRAConfig(r=2))
+    found = table(fitted(with_halves, room, replace(RECIPE, precision="bf16")))["base weights"]
+    assert found == ("bfloat16", f"as they were loaded: {megabytes(frozen // 2)}")
+
+
 # --- time -------------------------------------------------------------------------------------------------------------
 
 
@@ -256,7 +275,7 @@ def test_a_model_that_the_ledger_does_not_know_is_measured():
 def test_shown_as_text_and_as_a_table():
     found = fitted(adapted(), 10**9)
     text, html = str(found), found._repr_html_()
-    assert len(text.splitlines()) == len(found.choices) == html.count("<tr><th scope='row'") == 7
+    assert len(text.splitlines()) == len(found.choices) == html.count("<tr><th scope='row'") == 8
     assert "How this run fits this machine" in html and "by the ledger" in text and "by the ledger" in html
 
 

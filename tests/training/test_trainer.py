@@ -1,5 +1,6 @@
 """The trainer: its arithmetic against loops written by hand, what stops it, and what it leaves as it found it."""
 
+import contextlib
 import json
 import math
 import random
@@ -600,3 +601,31 @@ def test_without_the_package_tensorboard_the_remedy_is_said(tmp_path, monkeypatc
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ConfigError, match=r"package tensorboard, which is not installed: pip install tensorboard"):
         TensorBoard(tmp_path)
+
+
+@pytest.mark.parametrize("settings", [{}, {"gradient_checkpointing": True}, {"precision": "fp32"}])
+def test_a_run_in_bf16_casts_a_frozen_weight_once(settings, monkeypatch):
+    """The weights end as without the copies, bit for bit; where memory is short, or nothing is cast, none are kept."""
+    from lora_edu.adapters import fused
+
+    kept = []
+
+    def run(copies):
+        config = TrainConfig(learning_rate=1e-2, batch_size=4, max_steps=4, **({"precision": "bf16"} | settings))
+        torch.manual_seed(0)
+        runner = Trainer(
+            adapted(), sentences(8), causal_lm_loss, config, collate=collate, progress=False, callbacks=[Look()]
+        )
+        if not copies:
+            monkeypatch.setattr(fused, "copies_kept", contextlib.nullcontext)
+        runner.train()
+        return weights(runner.model)
+
+    class Look(Callback):
+        def on_step_end(self, trainer, record):
+            kept.append(len(fused._copies or ()))
+
+    with fused.switched(True):
+        with_copies = run(True)
+        assert (min(kept) > 0) == (settings == {}) and fused._copies is None
+        assert farthest(with_copies, run(False)) == 0

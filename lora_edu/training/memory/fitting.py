@@ -5,6 +5,7 @@ many rows go through at once, whether activations are kept or computed again, an
 second and leaves the first alone, so the steps are the same on a laptop and on a GPU.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -112,6 +113,7 @@ def fit(
         (
             Decision("device", name, "the model lies there"),
             Decision("precision", precision, why_precision),
+            Decision("base weights", *_base_weights(model, precision, config)),
             Decision("sequence length", f"{longest} tokens", f"the longest of {len(examples):,} rows; nothing is cut"),
             Decision("rows a step", str(config.batch_size * config.gradient_accumulation_steps), "the recipe's: the same everywhere"),
             Decision("rows at once", f"{config.batch_size}{f', {times} times a step' if times > 1 else ''}", why_rows),
@@ -151,6 +153,24 @@ def _precision(model: nn.Module, recipe: TrainConfig) -> tuple[Precision, str]:
         settings.precision,
         times if settings.precision == "bf16" else f"exact, and bf16 is not clearly faster ({times})",
     )
+
+
+def _base_weights(model: nn.Module, precision: Precision, config: TrainConfig) -> tuple[str, str]:
+    """In which type the frozen weights are held, whether the run keeps 16-bit copies of them, and what the other way would take."""
+    frozen = [p for p in model.parameters() if not p.requires_grad and p.is_floating_point()]
+    sizes = Counter({p.dtype: 0 for p in frozen})
+    for p in frozen:
+        sizes[p.dtype] += p.nbytes
+    if not sizes:
+        return "none", "every weight trains"
+    [(dtype, size)] = sizes.most_common(1)
+    name = str(dtype).removeprefix("torch.")
+    if precision != "bf16" or dtype != torch.float32:
+        return name, f"as they were loaded: {megabytes(size)}"
+    instead = f"load_base(…, dtype=torch.bfloat16) would hold {megabytes(size // 2)} alone"
+    if config.gradient_checkpointing:
+        return name, f"as they were loaded, {megabytes(size)}, cast at every use; {instead}"
+    return f"{name}, and copies in bf16", f"cast once a run and not once a step, the same bits; {instead}"
 
 
 def _ledgers(
