@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from lora_edu.plots.canvas import Canvas, Point
+from lora_edu.plots.canvas import Canvas
 from lora_edu.plots.palette import INK, MUTED, RULE
+from lora_edu.plots.primitives import Point
 
 
 class Axes:

@@ -1,4 +1,4 @@
-"""A `Canvas` painted with PIL: the still picture for whoever reads a notebook without a kernel."""
+"""A drawing painted with PIL: the still picture for whoever reads a notebook without a kernel."""
 
 from functools import cache
 from itertools import pairwise
@@ -7,8 +7,8 @@ from pathlib import Path as FilePath
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
-from lora_edu.plots.canvas import Canvas, Dot, Group, Path, Point, Raster, Text, arrow_head
 from lora_edu.plots.palette import PAPER, rgb
+from lora_edu.plots.primitives import Dot, Drawing, Group, Path, Point, Raster, Text, arrow_head
 
 _OVERSAMPLING = 2  # PIL draws hard edges: paint larger, then shrink
 
@@ -32,7 +32,7 @@ def wrapped(text: str, size: float, width: float) -> list[str]:
     return lines
 
 
-def paint(canvas: Canvas, scale: int = 2) -> Image.Image:
+def paint(canvas: Drawing, scale: int = 2) -> Image.Image:
     """The drawing on white paper, (height·scale, width·scale) RGB."""
     zoom = scale * _OVERSAMPLING
     large = Image.new("RGB", (round(canvas.width * zoom), round(canvas.height * zoom)), rgb(PAPER))
@@ -44,7 +44,7 @@ class _Painter:
     def __init__(self, image: Image.Image, zoom: float) -> None:
         self.image, self.zoom, self.pen = image, zoom, ImageDraw.Draw(image, "RGBA")
 
-    def paint(self, canvas: Canvas, origin: Point) -> None:
+    def paint(self, canvas: Drawing, origin: Point) -> None:
         for item in canvas.items:
             match item:
                 case Path():

@@ -17,7 +17,7 @@ from small_run import regression, training_dashboard
 
 from lora_edu.course.notebooks import execute
 from lora_edu.errors import ConfigError
-from lora_edu.plots.canvas import Path, Text
+from lora_edu.plots.primitives import Path, Text
 from lora_edu.training import Callback
 from lora_edu.training.checkpoints import checkpoints
 from lora_edu.widgets import TrainingDashboard, curves, live

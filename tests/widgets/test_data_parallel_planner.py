@@ -9,7 +9,7 @@ import torch
 from lora_edu.adapters import LoRAConfig
 from lora_edu.errors import ConfigError
 from lora_edu.plots import INK
-from lora_edu.plots.canvas import Path, Text
+from lora_edu.plots.primitives import Path, Text
 from lora_edu.plots.raster import font
 from lora_edu.training.memory import Ledger, megabytes, predict_memory, sharded, sketch
 from lora_edu.training.memory.fitting import SPARE

@@ -8,7 +8,7 @@ from small_rows import ANSWERS, PROMPTS, Words, examples, token_inspector
 
 from lora_edu.data import IGNORE, Example, collate
 from lora_edu.errors import DataError
-from lora_edu.plots.canvas import Text
+from lora_edu.plots.primitives import Text
 from lora_edu.training import causal_lm_loss
 from lora_edu.widgets.tokens import ANSWER, EVERY, NO_END, SHIFTED, UNSHIFTED, TokenInspector, look
 

@@ -12,7 +12,7 @@ from lora_edu.experiments import Choice
 from lora_edu.experiments.choices import ALL_LINEAR, KINDS, budget
 from lora_edu.linalg import low_rank
 from lora_edu.plots import BLUE, GREEN, INK, VERMILION
-from lora_edu.plots.canvas import Dot, Path, Raster
+from lora_edu.plots.primitives import Dot, Path, Raster
 from lora_edu.plots.raster import font
 from lora_edu.training.memory import megabytes, predict_memory, sketch
 from lora_edu.training.memory.ledger import SHAPES

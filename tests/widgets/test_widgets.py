@@ -10,7 +10,8 @@ import pytest
 from every_widget import MAKERS
 from PIL import Image
 
-from lora_edu.plots.canvas import Canvas, Text
+from lora_edu.plots.canvas import Canvas
+from lora_edu.plots.primitives import Text
 from lora_edu.plots.raster import font
 from lora_edu.widgets import Widget
 
