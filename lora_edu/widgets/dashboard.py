@@ -19,9 +19,8 @@ from lora_edu.plots.axes import number
 from lora_edu.plots.canvas import Canvas
 from lora_edu.plots.palette import BLUE, INK, MUTED, RULE, WASH
 from lora_edu.plots.raster import wrapped
-from lora_edu.training.callbacks import Callback, History, Record
+from lora_edu.training.callbacks import Callback, History, Record, Running
 from lora_edu.training.context import own_rng
-from lora_edu.training.trainer import Trainer
 from lora_edu.widgets import live
 from lora_edu.widgets.base import WIDTH, State, Widget, choice
 from lora_edu.widgets.curves import Mark, draw_losses, draw_rates
@@ -73,7 +72,7 @@ class TrainingDashboard(Widget, Callback):
                     f"The script's order at step {step} is {(what, value)!r}: give ('learning_rate', a positive number) or "
                     "('stop', None)."
                 )
-        self.trainer: Trainer | None = None
+        self.trainer: Running | None = None
         self.marks: list[Mark] = []
         self.said: tuple[int, str] | None = None  # the last sample, and its step
         self.deaf = ""  # why there are no live controls
@@ -115,7 +114,7 @@ class TrainingDashboard(Widget, Callback):
         row.children = [*self.controls.values(), *(self.extras() if shown else [])]
 
     # What the trainer calls, in its own thread ------------------------------------------------------------------------
-    def on_train_begin(self, trainer: Trainer) -> None:
+    def on_train_begin(self, trainer: Running) -> None:
         if trainer.step == 0:
             self.marks, self.said, self.touched = [], None, False
         self.trainer, self.running, self.paused, self.failed = trainer, True, False, False
@@ -132,7 +131,7 @@ class TrainingDashboard(Widget, Callback):
         self._show_hands(self.shows_progress)
         self._draw()
 
-    def on_step_end(self, trainer: Trainer, record: Record) -> None:
+    def on_step_end(self, trainer: Running, record: Record) -> None:
         while self._obey_next(trainer):
             pass
         if not self.touched and trainer.step in self.script:
@@ -145,7 +144,7 @@ class TrainingDashboard(Widget, Callback):
         if self.shows_progress and (self._stale or time.monotonic() >= self._next):
             self._draw()
 
-    def on_train_exit(self, trainer: Trainer) -> None:
+    def on_train_exit(self, trainer: Running) -> None:
         self.running = self.paused = self.shows_progress = False
         self.failed = isinstance(sys.exc_info()[1], Exception)  # Ctrl-C is none
         self._show_hands(False)
@@ -154,12 +153,12 @@ class TrainingDashboard(Widget, Callback):
         self._draw()
         self._show(again=True)
 
-    def _may_go_on(self, trainer: Trainer) -> bool:
+    def _may_go_on(self, trainer: Running) -> bool:
         if self._obey_next(trainer) or self._stale:
             self._draw()
         return not self.paused
 
-    def _obey_next(self, trainer: Trainer) -> bool:
+    def _obey_next(self, trainer: Running) -> bool:
         """Follows the oldest order of the controls; False when there is none."""
         try:
             order = self._orders.get_nowait()
@@ -168,7 +167,7 @@ class TrainingDashboard(Widget, Callback):
         self._obey(trainer, order, "you")
         return True
 
-    def _obey(self, trainer: Trainer, order: Order, by: str) -> None:
+    def _obey(self, trainer: Running, order: Order, by: str) -> None:
         what, value = order
         if what == "learning_rate" and value is not None:
             if value == trainer.learning_rate:  # the slider followed; nobody moved it
@@ -188,7 +187,7 @@ class TrainingDashboard(Widget, Callback):
         self.touched = self.touched or by == "you"
         self._stale = True
 
-    def _take_sample(self, trainer: Trainer) -> None:
+    def _take_sample(self, trainer: Running) -> None:
         if self.sample:
             with modes(trainer.model, training=False), torch.no_grad(), own_rng():
                 self.said = (trainer.step, str(self.sample()))
