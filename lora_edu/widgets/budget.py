@@ -60,7 +60,7 @@ class BudgetPainter(Widget):
     """
 
     title = "Paint a budget"
-    question = "With the bytes of all-linear at r = 8: which choice of matrices reaches a lower held-out loss?"
+    question = "With the bytes of all-linear at r = 8, and its learning rate: which choice of matrices reaches a lower held-out loss?"
     computes_on = (*KINDS, "first", "last", "r")
 
     def __init__(self, grid: Table | None = None) -> None:
@@ -124,9 +124,9 @@ class BudgetPainter(Widget):
             if len(found.losses) == 1:
                 return f"{said}; all-linear has {reference.mean:.3f}. One seed each: only a wide gap says anything."
             if min(found.losses) > max(reference.losses):
-                return f"{said}: worse than all-linear at {reference.mean:.3f}, seed for seed."
+                return f"{said}: at this learning rate worse than all-linear at {reference.mean:.3f}, seed for seed."
             if max(found.losses) < min(reference.losses):
-                return f"{said}: better than all-linear at {reference.mean:.3f}. Challenge won."
+                return f"{said}: at this learning rate better than all-linear at {reference.mean:.3f}. Challenge won."
             return f"{said}: all-linear has {reference.mean:.3f}, and the seeds overlap. No winner."
         same_place = [
             s.choice.r for s in self.scores if (s.choice.kinds, s.choice.layers) == (choice.kinds, choice.layers)

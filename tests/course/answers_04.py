@@ -94,7 +94,6 @@ ANSWERS = {
         TARGETS,
         dict.fromkeys(TARGETS),
         {
-            "too many kinds of matrix": TARGETS | {"attention": "all-linear"},
             "matrices are missing": TARGETS | {"attention": ["q_proj", "v_proj"]},
             "too many layers": TARGETS | {"late down": r".*\.2\d?\.mlp\.down_proj"},
             "the expression does not match whole names": TARGETS | {"late down": r"2\d\.mlp\.down_proj"},
@@ -104,6 +103,8 @@ ANSWERS = {
             "the expression matches no name": TARGETS | {"late down": r".*\.2\d\.down_proj"},
             "no name of the list is there": TARGETS | {"attention": ["q_porj"]},
             "neither a list of names nor an expression": TARGETS | {"late down": 29},
+            "nothing is named": TARGETS | {"attention": ""},
+            "too many kinds of matrix": TARGETS | {"attention": r".*(q_proj|k_proj|v_proj|o_proj|lm_head)"},
             "other layers": TARGETS | {"even MLPs": r".*\.\d?[13579]\.mlp\.(gate|up|down)_proj"},
             "other kinds of matrix": TARGETS | {"late down": r".*\.2\d\.mlp\.up_proj"},
             "other keys": {"attention": ATTENTION},

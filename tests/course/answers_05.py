@@ -462,6 +462,7 @@ ANSWERS = {
             "every graph is kept": keeps_all,
             "every graph is kept by `retain_graph`": retains,
             "what was frozen is thawed": thaws,
+            "a micro-batch is left out": lambda model, micro, loss_sum: accumulate(model, micro[1:], loss_sum),
             "divided by the tokens so far": running_count,
             "divided again at every micro-batch, by the tokens so far": divides_inside(lambda own, so_far: so_far),
             "divided again at every micro-batch, by its own tokens": divides_inside(lambda own, so_far: own),

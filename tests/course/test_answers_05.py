@@ -122,6 +122,41 @@ def test_an_optimiser_for_each_factor_is_the_same_run():
     assert (found := ask("05.2", two)).passed, str(found)
 
 
+def test_a_step_may_be_given_a_closure():
+    def with_closure(model, batches, loss_sum, lr):
+        weights, losses = [p for p in model.parameters() if p.requires_grad], []
+        optimizer = torch.optim.AdamW(weights, lr=lr, weight_decay=0)
+        for batch in batches:
+
+            def closure(batch=batch):
+                optimizer.zero_grad()
+                total, count = loss_sum(model, batch)
+                (total / count).backward()
+                losses.append(total.item() / count)
+                return total
+
+            optimizer.step(closure)
+        return losses
+
+    assert (found := ask("05.2", with_closure)).passed, str(found)
+
+
+def test_gradients_that_are_kept_now_and_then_are_named_too():
+    def now_and_then(model, batches, loss_sum, lr):
+        weights, losses = [p for p in model.parameters() if p.requires_grad], []
+        optimizer = torch.optim.AdamW(weights, lr=lr, weight_decay=0)
+        for i, batch in enumerate(batches):
+            total, count = loss_sum(model, batch)
+            (total / count).backward()
+            optimizer.step()
+            losses.append(total.item() / count)
+            if i % 2:
+                optimizer.zero_grad()
+        return losses
+
+    assert ask("05.2", now_and_then).bug == "the old gradients are kept"
+
+
 def test_no_message_shows_an_address():
     for id in ("05.2", "05.3"):
         said = ask(id, lambda *given: 1 / 0).message

@@ -53,7 +53,7 @@ def name_the_targets(targets_for: Mapping[str, Any]) -> None:
         missing, extra = sorted(wanted - taken), sorted(taken - wanted)
         if not missing and not extra:
             continue
-        kinds = {name.rsplit(".", 1)[1] for name in extra} - {name.rsplit(".", 1)[1] for name in wanted}
+        kinds = {name.rpartition(".")[2] for name in extra} - {name.rpartition(".")[2] for name in wanted}
         counts = f"{key!r}: {len(taken)} are taken and {len(wanted)} were asked for"
         if not extra:
             raise Wrong("matrices are missing", f"{counts}; {missing[0]} is missing")
@@ -85,6 +85,8 @@ def _as_targets(key: str, given: Any) -> str | tuple[str, ...]:
 
 def _taken(key: str, targets: str | tuple[str, ...], wanted: Collection[str]) -> set[str]:
     """The names that `targets` takes from the model. Raises: Wrong, where it takes none or something without a weight."""
+    if not targets:
+        raise Wrong("nothing is named", f"{key!r} is empty")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a name of several that matches nothing: it is missing below

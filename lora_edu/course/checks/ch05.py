@@ -217,6 +217,9 @@ def accumulate(function: Callable[..., float]) -> None:
                 "no gradient is left",
                 "`.grad` is None afterwards: is `backward()` called, and are the gradients not cleared?",
             )
+        rows = sum(len(batch["input_ids"]) for batch in batches)
+        if watched.batches and (seen := sum(len(batch["input_ids"]) for batch in watched.batches)) < rows:
+            raise Wrong("a micro-batch is left out", f"`loss_sum` has seen {seen} of {rows} rows")
         if model.calls < len(batches):
             raise Wrong(
                 "all rows at once",

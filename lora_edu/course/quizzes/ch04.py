@@ -36,11 +36,12 @@ QUIZ = Quiz(
         ),
         Item(
             "04.q4",
-            "At α = 16 for all, v alone at r = 106 scores far worse than all-linear at r = 8, for the same bytes. Why is that no proof that v is the wrong place?",
+            "At α = 16 and one learning rate for all, v alone at r = 106 scores far worse than all-linear at r = 8, for the same bytes. Why is that no proof that v is the wrong place?",
             (
-                Option("Its scale α/r is 0.15 beside 2: place and scale differ at once.", "A comparison of places needs equal scales, and then v alone is not worse.", True),
+                Option("Each place needs its own learning rate, and neither was given one.", "With another scale α/r, which under Adam is another rate, v alone scored like all-linear. Places are compared each at its own best rate.", True),
                 Option("Because three seeds are too few.", "The gap is many times the spread. It is real; the question is what made it."),
                 Option("Because r = 106 is more than v has room for.", "v has 192 outputs and 576 inputs: a rank of 106 fits, and is useful by the count of numbers, too."),
+                Option("It is one: the bytes are equal, so only the place differs.", "The size of the steps differs too: the same rate is too low for one place and right for another."),
             ),
         ),
         Item(

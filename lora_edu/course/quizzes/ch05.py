@@ -28,7 +28,7 @@ QUIZ = Quiz(
         ),
         Item(
             "05.q3",
-            "Micro-batches of 2 and of 98 answer tokens, mean losses 5 and 1. What is the loss of the one batch that holds both?",
+            "A batch does not fit into memory and is gone through in two pieces, of 2 and of 98 answer tokens, with mean losses 5 and 1. What is the mean loss a token of the whole batch?",
             (
                 Option("1.08", "(2·5 + 98·1) / 100.", True),
                 Option("3", "(5 + 1) / 2 gives the two tokens as much say as the ninety-eight."),
