@@ -246,6 +246,9 @@ ANSWERS = {
             "the scale is not squared": lambda A, B, s: math.sqrt(abs(s)) * length_of_update(A, B, 1.0),
             "the scale is squared": lambda A, B, s: s**2 * length_of_update(A, B, 1.0),
             "and the scale is not": lambda A, B, s: s * length_of_update(A, B, 1.0) ** 2,
+            "only the largest direction": lambda A, B, s: (
+                s * torch.linalg.matrix_norm(torch.linalg.qr(B).R @ torch.linalg.qr(A.T).R.T, 2)
+            ),
             "divided by r once more": lambda A, B, s: length_of_update(A, B, s / len(A)),
             "multiplied by r": lambda A, B, s: length_of_update(A, B, s * len(A)),
             "it raises an error": lambda A, B, s: (A.T @ B.T @ A).trace(),
@@ -277,6 +280,7 @@ ANSWERS = {
             "texts of the wrong side": lambda train, held_out: leaks(held_out, train),
             "texts in another form": lambda train, held_out: [plain(text) for text in leaks(train, held_out)],
             "an innocent text": leaks_by(lambda text: tuple(sorted(plain(text).split()))),
+            "not texts": lambda train, held_out: [held_out.index(text) for text in leaks(train, held_out)],
             "not a list": lambda train, held_out: len(leaks(train, held_out)),
         },
     ),

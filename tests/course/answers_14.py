@@ -114,6 +114,13 @@ def by_the_paired_bootstrap(before, after):
     return "better" if gain.low > 0 else "worse" if gain.high < 0 else "cannot tell"
 
 
+def by_one_throw(before, after):
+    """The chance of just this throw, without those that are more uneven."""
+    gained, lost = (sum(one > other for one, other in zip(*pair)) for pair in ((after, before), (before, after)))
+    chance = 2 * comb(gained + lost, gained) / 2 ** (gained + lost)
+    return "cannot tell" if chance > 0.05 else "better" if gained > lost else "worse"
+
+
 def by_the_interval(before, after):
     low, high = paired_gain(share(before), share(after)).interval[1:]
     return "better" if low > 0 else "worse" if high < 0 else "cannot tell"
@@ -173,6 +180,10 @@ ANSWERS = {
             "is 1/N² of the wanted": lambda counts: [count / sum(counts) / len(counts) for count in counts],
             "a sum, and not a mean": lambda counts: counts,
             "turned round": lambda counts: [sum(counts) / (len(counts) * max(1, count)) for count in counts],
+            "not divided by all": lambda counts: [len(counts) * count for count in counts],
+            "left out of N": lambda counts: [
+                share * sum(count > 0 for count in counts) / len(counts) for share in weights(counts)
+            ],
             "other weights": lambda counts: [count / max(counts) for count in counts],
             "not a number for each": lambda counts: sum(counts),
             "the processes' order": lambda counts: dict(enumerate(weights(counts))),
@@ -190,13 +201,15 @@ ANSWERS = {
             "gathered is whole": lambda w, g, o, a, b, n, s: per_process(w, g, o, a, b / n, n, s),
             "optimiser is shared": lambda w, g, o, a, b, n, s: per_process(w, g, o * n if s else o, a, b, n, s),
             "gradients are shared": lambda w, g, o, a, b, n, s: per_process(w, g * n if s else g, o, a, b, n, s),
+            "activations are forgotten": lambda w, g, o, a, b, n, s: per_process(w, g, o, 0, b, n, s),
+            "activations grow": lambda w, g, o, a, b, n, s: per_process(w, g, o, a * n * n, b, n, s),
             "only the weights": lambda w, g, o, a, b, n, s: per_process(w, (g + o) * (n if s else 1), 0, a, b, n, s),
             "exchanged": lambda w, g, o, a, b, n, s: per_process(w, g, o, a, b, n, not s),
             "as if it were FSDP": lambda w, g, o, a, b, n, s: per_process(w, g, o, a, b, n, True),
             "optimiser is forgotten": lambda w, g, o, a, b, n, s: per_process(w, g, 0, a, b, n, s),
             "gradients are forgotten": lambda w, g, o, a, b, n, s: per_process(w, 0, o, a, b, n, s),
             "weights are kept whole": lambda w, g, o, a, b, n, s: per_process(w * n if s else w, g, o, a, b, n, s),
-            "its own part of the weights": lambda w, g, o, a, b, n, s: per_process(0 if s else w, g, o, a, b, n, s),
+            "the weights are forgotten": lambda w, g, o, a, b, n, s: per_process(0 if s else w, g, o, a, b, n, s),
             "all processes together": lambda w, g, o, a, b, n, s: n * per_process(w, g, o, a, b, n, s),
             "not a number": lambda w, g, o, a, b, n, s: "a lot",
         },
@@ -221,6 +234,8 @@ ANSWERS = {
             "lost rows hide": by_the_ratio,
             "few rows": lambda before, after: "cannot tell" if len(after) < 30 else verdict(before, after),
             "four coins": by_the_paired_bootstrap,
+            "only one side": lambda before, after: verdict(before, after, 0.1),
+            "more uneven still": by_one_throw,
             "another word": lambda before, after: verdict(before, after) == "better",
         },
     ),

@@ -203,6 +203,7 @@ def length_of_update(function: Callable[[Tensor, Tensor, float], float]) -> None
             "the scale is squared": want * s,
             "squared, without the root": want**2,
             "squared, without the root, and the scale is not": want**2 / s,
+            "only the largest direction": s * float(torch.linalg.matrix_norm(B @ A, 2)),
             "divided by r once more": want / r,
             "multiplied by r": want * r,
             "lengths do not multiply": s * float(B.norm() * A.norm()),
@@ -272,7 +273,12 @@ def leaks(function: Callable[[list[str], list[str]], Iterable[str]]) -> None:
         got = attempt(function, list(QUESTIONS), list(held_out))
         if isinstance(got, str | bool | int | float) or not isinstance(got, Iterable):
             raise Wrong("not a list", f"it returned {type(got).__name__}; give the leaking texts of `held_out`")
-        return [str(text) for text in got]
+        texts = list(got)
+        if strangers := [each for each in texts if not isinstance(each, str)]:
+            raise Wrong(
+                "not texts", f"the list holds {strangers[0]!r}; give the texts themselves, as `held_out` writes them"
+            )
+        return texts
 
     missed: dict[str, str] = {}
     for bug, twins in TWINS.items():

@@ -151,6 +151,8 @@ def verdict(function: Callable[[Sequence[int], Sequence[int]], str]) -> None:
         (60, 85, 50, 300, BETTER, "many lost rows hide a gain"),
         (14, 4, 0, 24, OPEN, "four coins that fall alike are taken for a finding"),
         (14, 0, 4, 24, OPEN, "four coins that fall alike are taken for a finding"),
+        (60, 16, 7, 200, OPEN, "only one side is asked for, or less than 95 %"),
+        (60, 112, 88, 300, OPEN, "throws that are more uneven still are left out"),
     ):
         before = [1] * (right + lost) + [0] * (rows - right - lost)
         after = [1] * right + [0] * lost + [1] * gained + [0] * (rows - right - lost - gained)
@@ -222,13 +224,15 @@ def _other_sums(w: int, g: int, o: int, a: int, gathered: int, n: int, shards: b
         "all processes together, not one": n * wanted,
         "the optimiser is forgotten": wanted - (o / n if shards else o),
         "gradients are forgotten": wanted - (g / n if shards else g),
+        "activations are forgotten": wanted - a / n,
+        "the weights are forgotten": wanted - (w / n if shards else w),
+        "activations grow with the processes": wanted - a / n + a * n,
     }
     return bugs | {
         "FSDP counted as if it were DDP": kept + a / n,
         "what is gathered is forgotten": (kept + a) / n,
         "what is gathered is whole": (kept + a + gathered) / n,
         "the weights are kept whole": w + (g + o + a) / n + gathered,
-        "its own part of the weights is left out": (g + o + a) / n + gathered,
         "the optimiser is shared out as well": (w + g + a) / n + o + gathered,
         "gradients are shared out as well": (w + o + a) / n + g + gathered,
         "not only the weights are shared out": w / n + g + o + a / n + gathered,
@@ -279,6 +283,8 @@ def unequal_shares(function: Callable[[Sequence[int]], Sequence[float]]) -> None
             "the average is 1/N of the wanted gradient": wanted / n,
             "the average is 1/N² of the wanted gradient": wanted / n**2,
             "a sum, and not a mean": torch.tensor(counts),
+            "not divided by all tokens": n * torch.tensor(counts),
+            "a process without tokens is left out of N": wanted * sum(count > 0 for count in counts) / n,
             "turned round: fewer tokens weigh more": tokens / (n * torch.tensor(counts).clamp(min=1)),
         }
         bug = next((bug for bug, wrong in bugs.items() if close(found, wrong.double())), "other weights")
