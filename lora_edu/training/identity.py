@@ -34,7 +34,7 @@ _PASSING = {
 # they began (the names and shapes of what trains, and the weights themselves, are in the checkpoint).
 _NOTES = {
     "name_or_path", "transformers_version", "architectures", "use_cache", "dtype", "torch_dtype", "model_type", "return_dict",
-    "target_modules", "exclude_modules", "layers_to_transform", "modules_to_save", "init_lora_weights", "task_type",
+    "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save", "init_lora_weights", "task_type",
     "base_model_name_or_path", "inference_mode", "peft_type", "peft_version",
 }  # fmt: skip
 _UNTOLD = object()  # no short value says what this is

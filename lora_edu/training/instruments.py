@@ -36,6 +36,7 @@ def norm_of_product(B: Tensor, A: Tensor) -> float:
     r²·(out + in) multiplications in place of r·out·in, in float64: the terms of the sum have both signs.
     """
     A, B = A.detach().double(), B.detach().double()
+    # Two (r, r) matrices. The sum is a square, but rounding can leave a tiny negative number where BA is all but zero.
     return math.sqrt(max(0.0, float(((B.T @ B) * (A @ A.T)).sum())))
 
 
@@ -47,7 +48,7 @@ def factor_norms(model: nn.Module) -> dict[str, float]:
     squares = {"norm_A": 0.0, "norm_B": 0.0, "norm_delta_W": 0.0}
     for layer in lora_layers(model).values():
         As, Bs = layer.factors
-        for name, s in layer.scalings.items():
+        for name, s in layer.scalings.items():  # every adapter of the layer, also one that is switched off
             squares["norm_A"] += float(As[name].detach().double().square().sum())
             squares["norm_B"] += float(Bs[name].detach().double().square().sum())
             squares["norm_delta_W"] += (s * norm_of_product(Bs[name], As[name])) ** 2
@@ -129,13 +130,14 @@ class Instruments(Callback):
         names = self._timed("names", lambda: trained_names(model))
         reading |= {"trains": len(names), "names": names}
         reading["base"] = self._timed("base", lambda: fingerprint(model))
+        # Callbacks see gradients after clipping, which divides by norm / limit where the norm is larger: here that is undone.
         clipped = max(1.0, record.get("grad_norm", 0.0) / (trainer.config.max_grad_norm or math.inf))
         grads = self._timed("gradients", lambda: gradient_norms(model))
         reading |= {name: None if norm is None else norm * clipped for name, norm in grads.items()}
         reading |= self._timed("norms", lambda: factor_norms(model))
         reading |= {name: record.get(name) for name in ("loss", "learning_rate", "tokens")} | {"held_out": None}
         reading["sample"] = self._timed("sample", lambda: self._say(model)) if self.sample else None
-        self.readings.append(reading)
+        self.readings.append(reading)  # "held_out" is filled in by the evaluation, which comes after the step's hook
 
     def _say(self, model: nn.Module) -> str:
         assert self.sample is not None

@@ -48,7 +48,7 @@ def saved_for_backward(model: nn.Module, blocks: Sequence[nn.Module] = ()) -> It
     A view counts as its whole storage, and a storage once, however many operations saved it.
     """
     saved = Saved()
-    known = {p.untyped_storage()._cdata: p.untyped_storage() for p in model.parameters()}
+    known = {p.untyped_storage()._cdata: p.untyped_storage() for p in model.parameters()}  # those do not count
     inputs: dict[int, Any] = {}  # storages are kept: an address tells them apart only while they live
     inside: list[nn.Module] = []
 
@@ -62,6 +62,7 @@ def saved_for_backward(model: nn.Module, blocks: Sequence[nn.Module] = ()) -> It
         return tensor
 
     def enter(block: nn.Module, args: tuple) -> None:
+        # A checkpointed backward pass makes again what is saved from here to the block's end, but not the block's input.
         inside.append(block)
         inputs[args[0].untyped_storage()._cdata] = args[0].untyped_storage()
 
@@ -112,9 +113,10 @@ class Matrix:
         if isinstance(module, LoRALayer):
             for name, _ in module.active_adapters():
                 A = module.factors[0][name]
-                if A.requires_grad:
+                if A.requires_grad:  # a frozen adapter adds to the output and wants nothing remembered
                     rank, adapters, dropout = rank + A.shape[0], adapters + 1, dropout or module.dropouts[name] > 0
         part = module.fused_part() if fused.is_on() and isinstance(module, LoRALinear) else None
+        # Autocast leaves float64 alone, and there the fused step is not taken (`fused.applies`).
         fast = part is not None and rank > 0 and not (autocast and linear.weight.dtype == torch.float64)
         return cls(n_in, n_out, linear.weight.requires_grad, rank, dropout, adapters, fast)
 
@@ -151,8 +153,10 @@ class Tally(Counter[str]):
             if matrix.fast:
                 self.beside_input(matrix, n, flow)
                 continue
+            # The gradient of a trained weight needs its input, as it was multiplied: in autocast's copy.
             if matrix.trains and casts:
                 self["inputs of trained matrices"] += width * 2
+            # B's gradient needs A x, and A's the input: behind dropout a masked copy of its own, else the input or its cast.
             if matrix.rank:
                 self["A x"] += n * matrix.rank * self.factor
                 if matrix.dropout:
@@ -167,6 +171,7 @@ class Tally(Counter[str]):
             if self.batch.autocast:
                 copied = matrix.rank * (matrix.n_out + (matrix.n_in if flow else 0))
                 self["bf16 copies of weights"] += 2 * copied
+        # These keep the input itself, and share it: one tensor, however many of them.
         as_it_is = [
             m for m in matrices
             if m.fast or (not casts and (m.trains or (m.rank and not m.dropout and (self.batch.autocast or self.factor == size))))
@@ -189,7 +194,7 @@ class Tally(Counter[str]):
     def attention(self, heads: int, kv_heads: int, width: int) -> None:
         """Fused attention keeps q, k, v, its output and a number a head and token; a padding mask has keys and values repeated."""
         b = self.batch
-        shared = heads if b.padded else kv_heads
+        shared = heads if b.padded else kv_heads  # with a mask, grouped keys and values are repeated for every head
         self["attention"] += b.n * ((2 * heads + 2 * shared) * width * self.out + heads * 4)
         if b.padded:
             self["attention"] += b.B * b.T * b.T * self.out
@@ -210,6 +215,8 @@ def predict_activations(model: nn.Module, batch: Batch, gradient_checkpointing: 
     d, n = config.hidden_size, batch.n
     width = getattr(config, "head_dim", None) or d // config.num_attention_heads
     tally = Tally(batch, size)
+    # Whether the residual stream belongs to the graph yet: from the first thing that trains on. Checkpointing makes the first input want
+    # a gradient.
     flow = gradient_checkpointing
     if any(p.requires_grad for p in embedding.parameters()):
         tally["inputs of trained matrices"] += n * 8  # the token numbers
@@ -232,6 +239,7 @@ def predict_activations(model: nn.Module, batch: Batch, gradient_checkpointing: 
         block.norm(d, layer.post_attention_layernorm.weight.requires_grad, flow)
         inputs = flow or layer.post_attention_layernorm.weight.requires_grad
         gated, lifted = (inputs or matrix.wanted for matrix in (gate, up))
+        # The gated MLP is one fused step where its class reads so and one of gate and up has an adapter.
         one_step = (gate.fast or up.fast) and fused.attached(mlp) and fused.gated_parts(mlp) is not None
         wide = n * config.intermediate_size * block.out
         if one_step:
@@ -281,6 +289,6 @@ def _llama_parts(model: nn.Module) -> tuple[Any, Any]:
     )  # fmt: skip
     if not known:
         raise ConfigError(
-            f"{type(model).__name__} is not Llama-shaped, so its activations cannot be worked out here: measure() counts them."
+            f"{type(model).__name__} is not Llama-shaped, so its activations cannot be worked out here: measure_memory() counts them."
         )
     return layers, model.config
