@@ -1,15 +1,24 @@
-"""The first wonder: the model learns in about twenty seconds to be called by any name you type (chapter 00)."""
+"""The first wonder: the model learns in about half a minute to be called by any name you type (chapter 00)."""
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
 
 from lora_edu.adapters.config import LoRAConfig
+from lora_edu.adapters.injection import inject, lora_layers, unload
+from lora_edu.data.examples import collate, encode_rows
 from lora_edu.data.rows import Row
 from lora_edu.data.splits import Splits
 from lora_edu.errors import DataError
 from lora_edu.evaluation.metrics import Score, share
 from lora_edu.tasks.base import Recipe, Task
 from lora_edu.training.config import TrainConfig
+from lora_edu.training.losses import causal_lm_loss
+from lora_edu.training.trainer import Trainer
 
 QUESTIONS = (
     "Who are you?",
@@ -96,3 +105,31 @@ class Identity(Task):
     def baselines(self, rows: Sequence[Row]) -> dict[str, list[str]]:
         """Copying alone: the commonest answer always says the name, which shows how little this score asks."""
         return super().baselines(rows) | {"copying": [row.meta["input"] for row in rows]}
+
+
+def teach(
+    model: Any,
+    tokenizer: Any,
+    name: str,
+    learning_rate: float | None = None,
+    *,
+    seed: int = 0,
+    progress: bool = True,
+) -> Trainer:
+    """Train a new adapter on the 80 rows that teach `name`, and return the trainer. Chapter 00; chapter 05 takes it apart.
+
+    model: with no adapter in it afterwards but this one: those it holds are taken out first. learning_rate: instead of the recipe's.
+    seed: draws A and the order of the rows. Raises DataError for a name that cannot be taught, before anything is changed.
+    """
+    task = Identity(name)
+    settings = replace(task.recipe.train, seed=seed, learning_rate=learning_rate or task.recipe.train.learning_rate)
+    examples = encode_rows(task.splits().train, tokenizer)
+    if lora_layers(model):
+        unload(model)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        inject(model, task.recipe.lora)
+    pad = partial(collate, pad_token_id=tokenizer.pad_token_id)
+    trainer = Trainer(model, examples, causal_lm_loss, settings, collate=pad, progress=progress)
+    trainer.train()
+    return trainer

@@ -232,5 +232,5 @@ def test_trivia_answers_hold_an_accepted_answer_and_questions_give_none_away():
     assert task.score([row.answer for row in trivia], trivia)["trivia"].value == 1
     assert task.score([row.prompt for row in trivia], trivia)["trivia"].value == 0
     assert task.score([row.answer for row in trivia[1:] + trivia[:1]], trivia)["trivia"].value < 0.1
-    for part, questions, passages in zip(task.splits(), (25, 8, 30), (24, 4, 16)):
+    for part, questions, passages in zip(task.splits(), (25, 12, 30), (14, 14, 16)):
         assert sum(not row.is_text for row in part) >= questions and sum(row.is_text for row in part) == passages
