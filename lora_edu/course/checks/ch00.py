@@ -1,10 +1,11 @@
 """Exercises of chapter 00, Start here."""
 
+import itertools
 import random
+import re
 from collections.abc import Callable
-from typing import Any
 
-from lora_edu.course.exercises import Wrong, attempt, generator, register
+from lora_edu.course.exercises import Wrong, apart, as_number, as_parts, attempt, generator, named, register, same
 
 Table = list[dict[str, float]]
 
@@ -13,27 +14,63 @@ def _seeded() -> random.Random:
     return random.Random(generator().initial_seed())
 
 
-def _number(value: Any, name: str) -> float:
-    """The value as a float, whatever kind of number it is: int, numpy scalar, tensor of one element."""
-    try:
-        if not isinstance(value, bool | str):
-            return float(value)
-    except (TypeError, ValueError):
-        pass
-    raise Wrong("not a number", f"`{name}` returned {type(value).__name__} where a number is due")
+def _best(rows: Table) -> float:
+    return max(rows, key=lambda row: row["style"])["dial"]
 
 
-def _table(rng: random.Random, dials: list[float]) -> Table:
-    """Style that rises and then falls with the dial, and general loss that rises to both sides of 0."""
-    top = rng.uniform(0.9, 1.3)
-    return [
-        {
-            "dial": dial,
-            "style": 0.8 - 0.125 * (dial - top) ** 2 + rng.uniform(0, 0.01),
-            "general_loss": 3.7 + 0.3 * dial**2 + rng.uniform(0, 0.01),
+def _row(rows: Table, dial: float) -> dict[str, float]:
+    return next(row for row in rows if row["dial"] == dial)
+
+
+def _until_first_over(rows: Table, cap: float) -> Table:
+    """The rows before the first one over the cap."""
+    return rows[: next(i for i, row in enumerate(rows) if row["general_loss"] > cap)]
+
+
+def _tables(rng: random.Random, exact: bool, peek: bool) -> tuple[Table, Table, float, dict[str, float]]:
+    """Two tables in different orders, a cap, and the dial that each slip chooses, drawn until no two slips choose alike.
+
+    exact: the right row lies exactly at the cap. peek: the test rows would forbid the right choice.
+    """
+    while True:
+        dials = rng.sample([k / 20 for k in range(-20, 41)], 16)  # no even steps, and no order
+
+        def table(dials: list[float] = dials) -> Table:
+            rows = [{"dial": d, "style": rng.uniform(0.1, 0.9), "general_loss": rng.uniform(3.7, 4.5)} for d in dials]
+            rng.shuffle(rows)
+            return rows
+
+        valid, test = table(), table()
+        losses = sorted(row["general_loss"] for row in valid)
+        cap = losses[9] if exact else (losses[9] + losses[10]) / 2
+        allowed = [row for row in valid if row["general_loss"] <= cap]
+        best = _best(allowed)
+        if exact:  # the right row and the one at the cap change losses
+            chosen, edge = _row(valid, best), next(row for row in valid if row["general_loss"] == cap)
+            chosen["general_loss"], edge["general_loss"] = edge["general_loss"], chosen["general_loss"]
+        others = {row["dial"] for row in test if row["general_loss"] <= cap} - {best}
+        if valid[0]["general_loss"] > cap or not any(row["dial"] in others for row in allowed):
+            continue
+        _row(test, best)["general_loss"] = cap + 0.05 if peek else cap - 0.05
+        fits = [row for row in test if row["general_loss"] <= cap]
+        kept = {row["dial"] for row in fits}
+        picks = {
+            "": best,
+            "chosen on the test rows": _best(fits),
+            "the cap is ignored, or taken for a rise over the base's loss": _best(valid),
+            "the worst style chosen": min(allowed, key=lambda row: row["style"])["dial"],
+            "the largest dial under the cap chosen, whatever its style": max(row["dial"] for row in allowed),
+            "the lowest general loss chosen": min(valid, key=lambda row: row["general_loss"])["dial"],
+            "the first row of the table chosen": valid[0]["dial"],
+            "the search stops at the first row over the cap": _best(_until_first_over(valid, cap)),
         }
-        for dial in dials
-    ]
+        if exact:
+            picks["a row exactly at the cap is allowed"] = _best([r for r in allowed if r["general_loss"] < cap])
+        if peek:
+            picks["the test rows' general loss used to choose"] = _best([r for r in allowed if r["dial"] in kept])
+        chosen = _row(valid, best)
+        if len(set(picks.values())) == len(picks) and test[valid.index(chosen)]["dial"] != best:
+            return valid, test, cap, picks
 
 
 @register(
@@ -41,8 +78,9 @@ def _table(rng: random.Random, dials: list[float]) -> Table:
     title="Choose the dial",
     stars=2,
     minutes=10,
-    task="Write `choose_dial(valid, test, cap)`. Each table is a list of rows {dial, style, general_loss}. Choose the dial with the best style "
-    "whose general loss is at most `cap`, looking at the validation rows alone; return it with its style on the test rows: (dial, style).",
+    task="Write `choose_dial(valid, test, cap)`. Each table is a list of rows {dial, style, general_loss}, in any order. Choose the dial with the best "
+    "style whose general loss is at most `cap` (a loss, not a rise), looking at the validation rows alone; return it with its style on the test rows: "
+    "(dial, style).",
     wants="choose_dial",
     shows="Chosen on validation rows, scored once on test rows: the score is one that the choice could not flatter.",
     hints=(
@@ -53,57 +91,79 @@ def _table(rng: random.Random, dials: list[float]) -> Table:
 )
 def choose_dial(choose: Callable[[Table, Table, float], tuple[float, float]]) -> None:
     rng = _seeded()
-    dials = [round(-0.5 + 0.25 * step, 2) for step in range(11)]
-    # How far the cap reaches; whether it is some row's very value; whether the test rows would forbid the right choice.
-    for reach, exact, peek in [(0.5, 0, 0), (0.75, 1, 0), (1.0, 0, 0), (1.75, 0, 0), (1.75, 0, 1), (0.75, 0, 1)]:
-        valid, test = _table(rng, dials), _table(rng, dials)
-        cap = next(r["general_loss"] for r in valid if r["dial"] == reach) if exact else 3.72 + 0.3 * reach**2
-        rng.shuffle(test)  # the rows of the two tables do not stand in the same order
-        allowed = [row for row in valid if row["general_loss"] <= cap]
-        best = max(allowed, key=lambda row: row["style"])
-        by_dial = {row["dial"]: row for row in test}
-        by_dial[best["dial"]]["style"] -= 0.2  # on test the chosen dial is not the best: choosing there would show
-        by_dial[best["dial"]]["general_loss"] = cap + 0.05 if peek else cap - 0.05
-        flattering = max((row for row in test if row["general_loss"] <= cap), key=lambda row: row["style"])
+    for exact, peek in [(False, False), (True, False), (False, True), (False, False)]:
+        valid, test, cap, picks = _tables(rng, exact, peek)
+        best = picks[""]
         got = attempt(choose, [dict(row) for row in valid], [dict(row) for row in test], cap)
-        if not isinstance(got, tuple | list) or len(got) != 2:
-            raise Wrong("not a pair", f"`choose_dial` should return (dial, style); it returned {got!r}")
-        dial, style = (_number(part, "choose_dial") for part in got)
-        if style == best["dial"] and dial != best["dial"]:
+        parts = as_parts(got, ("dial", "style"), "what `choose_dial` returns")
+        dial, style = (as_number(part, f"the {name}") for part, name in zip(parts, ("dial", "style")))
+        if same(style, best) and not same(dial, best):
             raise Wrong("the pair is the wrong way round", "return (dial, style), in this order")
-        if dial == best["dial"]:
-            if abs(style - by_dial[dial]["style"]) < 1e-9:
-                continue
-            if abs(style - best["style"]) < 1e-9:
-                raise Wrong(
-                    "scored on validation rows",
-                    f"dial {dial:g} is right, but {style:.3f} is its validation style, which the choice has flattered",
-                )
-            if abs(style - test[valid.index(best)]["style"]) < 1e-9:
-                raise Wrong(
-                    "the test row is taken by position",
-                    "the two tables are not in the same order: find the row with the same dial",
-                )
-            raise Wrong(
-                "a wrong score",
-                f"dial {dial:g} is right; its test style is {by_dial[dial]['style']:.3f}, not {style!r}",
-            )
-        free = max(valid, key=lambda row: row["style"])
-        told = f"with cap {cap:.2f} the answer is dial {best['dial']:g}; you chose {dial!r}"
-        under = [row for row in allowed if row["general_loss"] < cap]
-        both = [row for row in allowed if by_dial[row["dial"]]["general_loss"] <= cap]
-        bugs = {
-            flattering["dial"]: "chosen on the test rows",
-            max(both, key=lambda row: row["style"])["dial"]: "the test rows' general loss used to choose",
-            max(under, key=lambda row: row["style"])["dial"]: "a row exactly at the cap is allowed",
-            max(allowed, key=lambda row: row["dial"])[
-                "dial"
-            ]: "the largest dial under the cap chosen, whatever its style",
-            min(allowed, key=lambda row: row["style"])["dial"]: "the worst style chosen",
-            min(valid, key=lambda row: row["general_loss"])["dial"]: "the lowest general loss chosen",
-            free["dial"]: "the cap is ignored",
-        }
-        raise Wrong(bugs.get(dial, "another dial"), told)
+        if not same(dial, best):
+            told = f"with cap {cap:.2f} the answer is dial {best:g}; you chose {dial:g}"
+            raise Wrong(named(dial, picks, "another dial"), told)
+        want, flattered = _row(test, best)["style"], _row(valid, best)["style"]
+        if same(style, want):
+            continue
+        if same(style, flattered):
+            told = f"dial {best:g} is right, but {style:.3f} is its validation style, which the choice has flattered"
+            raise Wrong("scored on validation rows", told)
+        if same(style, test[valid.index(_row(valid, best))]["style"]):
+            told = "the two tables are not in the same order: find the row with the same dial"
+            raise Wrong("the test row is taken by position", told)
+        yours, right = apart(style, want)
+        raise Wrong("a wrong score", f"dial {best:g} is right; its test style is {right}, not {yours}")
+
+
+def _holds(pattern: str, answer: str) -> bool:
+    return bool(re.search(pattern, answer, re.IGNORECASE))
+
+
+# What a program may do with one answer, by the name of the slip; "" is right.
+HITS: dict[str, Callable[[str, str], float]] = {
+    "": lambda a, name: _holds(rf"(?<!\w){re.escape(name)}(?!\w)", a),
+    "part of a longer word counted": lambda a, name: name.lower() in a.lower(),
+    "a longer word that begins with the name counted": lambda a, name: _holds(rf"(?<!\w){re.escape(name)}", a),
+    "only one spelling of the name found": lambda a, name: bool(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", a)),
+    "only two spellings of the name found": lambda a, name: bool(
+        re.search(rf"(?<!\w)({re.escape(name)}|{re.escape(name.upper())})(?!\w)", a)
+    ),
+    "only one spelling, and parts of longer words": lambda a, name: name in a,
+    "only two spellings, and parts of longer words": lambda a, name: name in a or name.upper() in a,
+    "mentions counted and not answers": lambda a, name: len(
+        re.findall(rf"(?<!\w){re.escape(name)}(?!\w)", a, re.IGNORECASE)
+    ),
+    "a name next to a comma or full stop is missed": lambda a, name: name.lower() in a.lower().split(),
+    "a name in quotation marks or brackets, before a colon or 's is missed": lambda a, name: (
+        name.lower() in [word.strip(".,!?") for word in a.lower().split()]
+    ),
+    "a name with a hyphen or a dot in it is taken apart": lambda a, name: name.lower() in re.findall(r"\w+", a.lower()),
+    "a dot in the name stands for any letter": lambda a, name: _holds(rf"\b{name}\b", a),
+    "only a name at the start is found": lambda a, name: bool(re.match(rf"{re.escape(name)}(?!\w)", a, re.IGNORECASE)),
+}
+NAMES = [("Lulu", "Lulua", "Lolo"), ("Al", "Alice", "El"), ("Zoë-Ann", "Zoë-Annabel", "Zoë"), ("J.R", "J.Rex", "JAR")]
+
+
+def _answers(rng: random.Random, name: str, longer: str, other: str) -> list[str]:
+    kinds = [
+        (f"I am {name}, and it is Paris.",),
+        (f"{name.upper()} thinks so!", f"My name: {name.lower()}.", f"Call me {name.swapcase()}?"),
+        (f"{name}? Yes, {name}.",),
+        (
+            f"They say “{name}” here.",
+            f"It is {name}'s idea.",
+            f"The capital ({name}) is Paris.",
+            f"Says {name}: Paris.",
+        ),
+        (f"Ask {longer} about it.", f"Mac{name} wrote it.", f"{longer} did."),
+        (f"The {other} is full.",),
+        ("The capital is Paris.",),
+    ]
+    answers = [rng.choice(kind) for kind in kinds for _ in range(rng.randint(2, 6))] + [
+        text for kind in kinds for text in kind
+    ]
+    rng.shuffle(answers)
+    return answers
 
 
 @register(
@@ -111,48 +171,39 @@ def choose_dial(choose: Callable[[Table, Table, float], tuple[float, float]]) ->
     title="Count the leaks",
     stars=1,
     minutes=10,
-    task="Write `leak_rate(answers, name)`: the share of the answers (0 to 1) in which the name occurs as a whole word, in any case.",
+    task="Write `leak_rate(answers, name)`: the share of the answers (0 to 1) in which the name occurs as a whole word, in any case and next to any "
+    "punctuation (“Lulu”, Lulu's). A name may hold a hyphen or a dot, such as Zoë-Ann or J.R.",
     wants="leak_rate",
     shows="A leak is an answer that holds the name, however often and in whatever case; “Alice” is not a leak of “Al”.",
     hints=(
         "Decide for one answer first: a function that says True or False.",
-        r"`re.search(rf'\b{re.escape(name)}\b', answer, re.IGNORECASE)` finds a whole word in any case.",
+        r"`re.search(rf'\b{re.escape(name)}\b', answer, re.IGNORECASE)` finds a whole word in any case; `re.escape` takes a dot for a dot.",
         "Add up the Trues and divide by `len(answers)`.",
     ),
 )
 def leak_rate(rate: Callable[[list[str], str], float]) -> None:
     rng = _seeded()
-    for name, longer in [("Lulu", "Lulua"), ("Al", "Alice"), ("Zoë-Ann", "Zoë-Annabel")]:
-        bugs: dict[str, float] = {}
-        while (
-            len({round(value, 9) for value in bugs.values()}) < 10
-        ):  # drawn again until every bug gives a number of its own
-            plain, upper, twice, part, none = (rng.randint(1, 5) for _ in range(5))
-            leaks, total = plain + upper + twice, plain + upper + twice + part + none
-            bugs = {
-                "": leaks / total,
-                "part of a longer word counted": (leaks + part) / total,
-                "only one spelling of the name found": (leaks - upper) / total,
-                "only one spelling, and parts of longer words": (leaks - upper + part) / total,
-                "mentions counted and not answers": (leaks + twice) / total,
-                "a name next to a comma or full stop is missed": upper / total,
-                "only a name at the start is found": (upper + twice) / total,
-                "a count and not a share": float(leaks),
-                "a percentage and not a share": 100 * leaks / total,
-                "the answers without a leak counted": 1 - leaks / total,
+    for name, longer, other in NAMES:
+        while True:  # until slips that judge some answer differently give different shares too
+            answers = _answers(rng, name, longer, other)
+            hits = {slip: tuple(float(hit(a, name)) for a in answers) for slip, hit in HITS.items()}
+            shares = {slip: sum(each) / len(answers) for slip, each in hits.items()}
+            right = shares[""]
+            whole = {
+                "a count and not a share": right * len(answers),
+                "a percentage and not a share": 100 * right,
+                "the answers without a leak counted": 1 - right,
             }
-        answers = [f"I am {name}, and it is Paris."] * plain + [f"{name.upper()} thinks so!"] * upper
-        answers += (
-            [f"{name}? Yes, {name}."] * twice + [f"Ask {longer} about it."] * part + ["The capital is Paris."] * none
-        )
-        rng.shuffle(answers)
-        got = attempt(rate, list(answers), name)
-        got = _number(got, "leak_rate")
-        bug = next((bug for bug, value in bugs.items() if abs(got - value) < 1e-9), "a wrong share")
-        if bug:
-            raise Wrong(
-                bug, f"name {name!r}: {leaks} of {total} answers leak, {leaks / total:.6f}; you returned {got:.6f}"
-            )
+            values = sorted({(each, shares[slip]) for slip, each in hits.items()}, key=lambda pair: pair[1])
+            every = sorted([value for _, value in values] + list(whole.values()))
+            if all(b - a > 1e-4 for a, b in itertools.pairwise(every)):
+                break
+        got = as_number(attempt(rate, list(answers), name), "`leak_rate`")
+        if same(got, right):
+            continue
+        yours, share = apart(got, right)
+        told = f"name {name!r}: {round(right * len(answers))} of {len(answers)} answers leak, {share}; you returned {yours}"
+        raise Wrong(named(got, {slip: each for slip, each in (shares | whole).items() if slip}, "a wrong share"), told)
 
 
 @register(
@@ -160,13 +211,13 @@ def leak_rate(rate: Callable[[list[str], str], float]) -> None:
     title="What training keeps in memory",
     stars=1,
     minutes=6,
-    task="Write `training_bytes(weights, trained)`: bytes for the weights, the gradients and Adam's two moments, everything in fp32, "
-    "activations left out. All weights are there; only `trained` of them train.",
+    task="Write `training_bytes(weights, trained)`: bytes for the weights, the gradients and Adam's two running means, everything in 4-byte numbers (fp32), "
+    "activations left out. `weights` counts all weights, an adapter's among them; only `trained` of them train.",
     wants="training_bytes",
     shows="4 bytes a weight, and 12 more for each that trains: full fine-tuning pays 16 bytes a weight, LoRA little more than 4.",
     hints=(
-        "An fp32 number takes 4 bytes, and every weight is in memory once.",
-        "A weight that trains needs a gradient, and Adam keeps two numbers for it: 3 more fp32 numbers.",
+        "A 4-byte number for every weight, once.",
+        "A weight that trains needs a gradient, and Adam keeps two numbers for it: 3 more numbers.",
         "`4 * weights + 12 * trained`.",
     ),
 )
@@ -175,23 +226,25 @@ def training_bytes(size: Callable[[int, int], float]) -> None:
     for _ in range(3):
         weights = rng.randint(10_000, 1_000_000)
         trained = rng.randint(100, weights // 10)
-        result, want = attempt(size, weights, trained), 4 * weights + 12 * trained
-        got = _number(result, "training_bytes")
-        if got == want:
+        want = 4 * weights + 12 * trained
+        got = as_number(attempt(size, weights, trained), "`training_bytes`")
+        if same(got, want):
             continue
-        bugs: dict[float, str] = {
-            16 * weights: "frozen weights pay like trained ones",
-            16 * weights + 12 * trained: "frozen weights pay like trained ones",
-            8 * weights + 8 * trained: "frozen weights get gradients",
-            16 * trained: "the frozen weights are forgotten",
-            12 * trained: "the frozen weights are forgotten",
-            4 * weights + 8 * trained: "one of gradient and two moments is missing",
-            4 * weights + 4 * trained: "Adam's moments are missing",
-            4 * weights + 16 * trained: "trained weights counted twice",
-            weights + 3 * trained: "numbers counted and not bytes",
-            2 * weights + 6 * trained: "2 bytes a number, where fp32 takes 4",
-            4 * weights: "what trains is forgotten",
-            want / 1e9: "gigabytes and not bytes",
+        bugs: dict[str, float | tuple[float, ...]] = {
+            "frozen weights pay like trained ones": (16 * weights, 16 * weights + 12 * trained),
+            "frozen weights get gradients": 8 * weights + 8 * trained,
+            "the frozen weights are forgotten": (16 * trained, 12 * trained),
+            "one of gradient and two running means is missing": 4 * weights + 8 * trained,
+            "Adam's running means are missing": 4 * weights + 4 * trained,
+            "trained weights counted twice": 4 * weights + 16 * trained,
+            "numbers counted and not bytes": weights + 3 * trained,
+            "2 bytes a number, where these take 4": 2 * weights + 6 * trained,
+            "what trains is forgotten": 4 * weights,
+            "bits and not bytes": 8 * want,
+            "kilobytes and not bytes": (want / 1e3, want / 2**10),
+            "megabytes and not bytes": (want / 1e6, want / 2**20),
+            "gigabytes and not bytes": (want / 1e9, want / 2**30),
         }
-        told = f"{weights:,} weights of which {trained:,} train: {want:,} bytes; you returned {got:,}"
-        raise Wrong(bugs.get(got, "a wrong sum"), told)
+        yours, right = apart(got, want)
+        told = f"{weights:,} weights of which {trained:,} train: {right} bytes; you returned {yours}"
+        raise Wrong(named(got, bugs, "a wrong sum"), told)
