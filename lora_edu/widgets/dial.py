@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
+import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from lora_edu.errors import DataError
 from lora_edu.plots.axes import Axes, number, ticks
 from lora_edu.plots.canvas import Canvas
 from lora_edu.plots.palette import BLUE, CYCLE, DASHES, INK, MUTED, RULE
-from lora_edu.plots.raster import wrapped
+from lora_edu.plots.raster import font, wrapped
 from lora_edu.widgets.base import WIDTH, State, Widget
 
 LINES = 2  # an answer longer than this many lines is cut
@@ -66,25 +68,32 @@ class DialData:
 class AdapterDial(Widget):
     """A slider on an adapter's scale, with stored answers, the measured losses, and (with `ask`) the reader's own question.
 
-    Chapter 00. `ask(prompt, scale) -> answer` runs the model; without it the widget needs no model at all.
+    It opens at 0, the base. Words of an answer that the base's answer does not hold in this place are bold and underlined.
+    Chapter 00. `ask(prompt, scale) -> answer` runs the model; without it the widget needs no model at all. `curves=False`
+    leaves the losses for later.
     """
 
     title = "The adapter dial"
     question = "At which scale is the style clearly there while the general loss has hardly risen?"
     computes_on = ("scale",)
 
-    def __init__(self, data: DialData, ask: Callable[[str, float], str] | None = None) -> None:
-        self.data, self.ask = data, ask
-        self.own = ipywidgets.Text(placeholder="a sentence of your own", description="ask", layout={"width": "420px"})
+    def __init__(self, data: DialData, ask: Callable[[str, float], str] | None = None, curves: bool = True) -> None:
+        self.data, self.ask, self.curves = data, ask, curves
+        if not curves:
+            self.question = "At which scale does the model begin to speak like the King James Bible?"
+        self._base = min(range(len(data.scales)), key=lambda i: abs(data.scales[i]))
+        self.own = ipywidgets.Text(
+            placeholder="a sentence of your own", description="ask", continuous_update=False, layout={"width": "420px"}
+        )
         self.own.style.description_width = "initial"
         self.button = ipywidgets.Button(description="Ask at this scale", tooltip="Runs the model: a few seconds")
-        self.reply = ipywidgets.HTML()
+        # The reply's room is there from the beginning: nothing jumps when it comes.
+        self.reply = ipywidgets.HTML(layout={"width": "100%", "min_height": "56px"})
         self.button.on_click(self._on_ask)
-        start = min(range(len(data.scales)), key=lambda i: abs(data.scales[i] - 1))
         options = [(number(scale) + LANDMARKS.get(scale, ""), scale) for scale in data.scales]
         super().__init__(
             scale=ipywidgets.SelectionSlider(
-                options=options, index=start, description="scale", layout={"width": "560px"}
+                options=options, index=self._base, description="scale", layout={"width": "560px"}
             )
         )
 
@@ -97,6 +106,9 @@ class AdapterDial(Widget):
         with self.reported():
             question, scale = self.own.value.strip(), self.controls["scale"].value
             if question and self.ask:
+                self.reply.value = (
+                    f"at scale {number(scale)}: <b>{escape(question)}</b> → <i>the model is writing …</i>"
+                )
                 answer = self.ask(question, scale)
                 self.reply.value = f"at scale {number(scale)}: <b>{escape(question)}</b> → {escape(answer)}"
 
@@ -107,20 +119,53 @@ class AdapterDial(Widget):
     def draw(self, state: State, result: int) -> Canvas:
         data, at = self.data, result
         top = 8
-        canvas = Canvas(WIDTH, 60 * len(data.prompts) + 250)
-        for prompt, answer in zip(data.prompts, data.answers[at]):
+        canvas = Canvas(WIDTH, 60 * len(data.prompts) + (262 if self.curves else 28))
+        told = []
+        for prompt, base, answer in zip(data.prompts, data.answers[self._base], data.answers[at]):
             canvas.path([(8, top + 2), (8, top + 48)], stroke=BLUE, width=3)
             canvas.text(20, top + 12, prompt, 12, MUTED)
+            marks = iter(_differs(base, answer))
             for line, words in enumerate(_lines(answer or "(no answer)")):
-                canvas.text(20, top + 30 + 18 * line, words, 14, INK)
+                _line_of_words(canvas, top + 30 + 18 * line, words, marks)
+            told.append(f"“{prompt}” is answered “{answer}”.")
             top += 60
-        _draw_losses(canvas, top + 34, data, at)
+        canvas.text(20, top + 10, "bold and underlined: not in the base's answer", 11, MUTED)
         losses = ", ".join(f"{name} {number(values[at])}" for name, values in data.curves.items())
-        said = " ".join(f"“{p}” is answered “{a}”." for p, a in zip(data.prompts, data.answers[at]))
-        canvas.alt = (
-            f"At scale {number(state['scale'])}: {said} Loss in nats a token: {losses}; curves over all scales below."
-        )
+        canvas.alt = f"At scale {number(state['scale'])}: {' '.join(told)}"
+        if self.curves:
+            _draw_losses(canvas, top + 46, data, at)
+            canvas.alt += f" Loss in nats a token: {losses}; curves over all scales below."
         return canvas
+
+
+def _pieces(answer: str) -> list[str]:
+    """The words; an endless one in pieces that fit on a line."""
+    return [word[k : k + 40] for word in answer.split() for k in range(0, len(word), 40)]
+
+
+def _differs(base: str, answer: str) -> list[bool]:
+    """For each word of the answer, whether the base's answer lacks it in this place."""
+    words = _pieces(answer)
+    marks = [True] * len(words)
+    for block in difflib.SequenceMatcher(None, _pieces(base), words, autojunk=False).get_matching_blocks():
+        marks[block.b : block.b + block.size] = [False] * block.size
+    return marks
+
+
+def _line_of_words(canvas: Canvas, y: float, line: str, marks: Iterator[bool]) -> None:
+    """One line of an answer at x = 20; runs of words that differ from the base's are bold, with a line under them."""
+    words = line.removesuffix(" …").split()
+    marked = [next(marks, False) for _ in words]
+    x = 20.0
+    for new, run in itertools.groupby(zip(words, marked), key=lambda pair: pair[1]):
+        text = " ".join(word for word, _ in run)
+        width = font(14, bold=new).getlength(text)
+        canvas.text(x, y, text, 14, INK, bold=new)
+        if new:
+            canvas.path([(x, y + 3), (x + width, y + 3)], stroke=BLUE, width=1.5)
+        x += width + font(14).getlength(" ")
+    if line.endswith("…"):
+        canvas.text(x, y, "…", 14, INK)
 
 
 def _draw_losses(canvas: Canvas, top: float, data: DialData, at: int) -> None:
@@ -158,13 +203,12 @@ def _mark(canvas: Canvas, at: tuple[float, float], row: int) -> None:
         canvas.dot(x, y, 5, CYCLE[row], INK)
 
 
-def _lines(answer: str, size: float = 14, width: float = WIDTH - 40) -> list[str]:
+def _lines(answer: str, size: float = 14, width: float = WIDTH - 110) -> list[str]:
     """The answer in at most LINES lines that fit, with an ellipsis where the rest is left out.
 
     A model that is turned too far may answer without a space: long words are broken.
     """
-    words = [word[k : k + 40] for word in answer.split() for k in range(0, len(word), 40)]
-    lines = wrapped(" ".join(words), size, width)
+    lines = wrapped(" ".join(_pieces(answer)), size, width)
     if len(lines) <= LINES:
         return lines
     last = wrapped(lines[LINES - 1], size, width - 2 * size)[0]  # room for the ellipsis

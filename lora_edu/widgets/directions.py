@@ -57,11 +57,11 @@ def _unit(degrees: float) -> Tensor:
 
 
 class RankDirections(Widget):
-    """Turn a and b and watch which outputs move, and along which line. Chapter 01."""
+    """Turn a and b and watch which outputs move, and in which direction. Chapter 01."""
 
     title = "a listens, b speaks"
     question = (
-        "For which inputs does the output stay where it was, along which line do all other outputs move, "
+        "For which inputs does the output stay where it was, in which direction do all other outputs move, "
         "and which of a and b decides which?"
     )
     computes_on = ("a", "b", "strength", "base")
@@ -90,7 +90,7 @@ class RankDirections(Widget):
             "[ " + "  ".join(f"{v:+.2f}".replace("-", "−") for v in row) + " ]" for row in result.delta.tolist()
         )
         canvas.text(8, 414, f"ΔW = b aᵀ, by rows:  {rows}", 12)
-        moves = "yet all outputs move along one line" if changed else "and no output moves"
+        moves = "yet all outputs move along lines parallel to b" if changed else "and no output moves"
         canvas.text(8, 434, f"{changed} of its 4 entries are not zero, {moves}.", 12, bold=True)
         canvas.alt = (
             f"Left, a cloud of inputs with the arrow a at {state['a']} degrees and the dashed line at right angles to it. Right, "

@@ -13,8 +13,8 @@ KINDS = [float, np.float32, np.float64, torch.tensor, lambda x: torch.tensor([x]
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_number_of_any_kind_passes(kind):
-    assert ask("00.1", lambda *given: tuple(kind(x) for x in answers.choose(*given))).passed
-    assert ask("00.2", lambda *given: kind(answers.leaks(*given))).passed
+    assert ask("00.2", lambda *given: tuple(kind(x) for x in answers.choose(*given))).passed
+    assert ask("00.1", lambda *given: kind(answers.leaks(*given))).passed
     assert ask("00.3", lambda weights, trained: kind(4 * weights + 12 * trained)).passed
 
 
@@ -23,7 +23,7 @@ def test_a_share_in_single_precision_passes():
         found = [bool(re.search(rf"\b{re.escape(name)}\b", a, re.IGNORECASE)) for a in answers]
         return torch.tensor(found, dtype=torch.float32).mean()
 
-    assert ask("00.2", mean).passed
+    assert ask("00.1", mean).passed
 
 
 def test_other_right_ways_to_find_a_name_pass():
@@ -40,16 +40,16 @@ def test_other_right_ways_to_find_a_name_pass():
         name = name.casefold()
         return np.mean([whole(a.casefold()) for a in answers])
 
-    assert ask("00.2", by_hand).passed
+    assert ask("00.1", by_hand).passed
 
 
 def test_a_cap_read_as_a_rise_is_named():
-    said = ask("00.1", answers.as_a_rise)
+    said = ask("00.2", answers.as_a_rise)
     assert "taken for a rise over the base" in said.bug
 
 
 def test_what_is_printed_as_different_is_different():
     for off in (1.00001, 1.001, 1.1):
-        said = str(ask("00.2", lambda *given, off=off: answers.leaks(*given) * off))
+        said = str(ask("00.1", lambda *given, off=off: answers.leaks(*given) * off))
         share, yours = re.search(r"leak, ([\d.]+); you returned ([\d.]+)\.", said).groups()
         assert share != yours, said

@@ -12,7 +12,7 @@ from lora_edu.experiments import Choice
 from lora_edu.experiments.choices import ALL_LINEAR, KINDS, budget
 from lora_edu.linalg import low_rank
 from lora_edu.plots import BLUE, GREEN, INK, VERMILION
-from lora_edu.plots.primitives import Dot, Path, Raster
+from lora_edu.plots.primitives import Dot, Path, Raster, Text
 from lora_edu.plots.raster import font
 from lora_edu.training.memory import megabytes, predict_memory, sketch
 from lora_edu.training.memory.ledger import SHAPES
@@ -128,9 +128,9 @@ def test_a_decides_who_moves_and_b_where_to(angle_a, angle_b):
 
 def test_the_plane_counts_entries_and_says_that_nothing_moves_without_b():
     widget = RankDirections()
-    assert "4 of its 4 entries are not zero, yet all outputs move along one line" in drawing(widget)
+    assert "4 of its 4 entries are not zero, yet all outputs move along lines parallel to b" in drawing(widget)
     widget.controls["a"].value = widget.controls["b"].value = 0
-    assert "1 of its 4 entries are not zero, yet all outputs move along one line" in drawing(widget)
+    assert "1 of its 4 entries are not zero, yet all outputs move along lines parallel to b" in drawing(widget)
     widget.controls["strength"].value = 0.0
     assert "0 of its 4 entries are not zero, and no output moves" in drawing(widget)
     assert widget.errors == []
@@ -173,9 +173,9 @@ def test_the_photograph_is_a_picture():
 # AdapterDial ----------------------------------------------------------------------------------------------------------
 def test_the_dial_shows_the_answers_of_its_scale_and_marks_the_losses():
     widget = AdapterDial(dial_data())
-    assert widget.state["scale"] == 1.0
+    assert widget.state["scale"] == 0.0  # the base first
     widget.controls["scale"].value = 2.0
-    assert "Paris (2.0)" in drawing(widget) and "Paris (1.0)" not in drawing(widget)
+    assert "(2.0)" in drawing(widget) and "(1.0)" not in drawing(widget)
     assert "4.9" in drawing(widget)  # 3.7 + 0.3 · 2²
     assert "…" in drawing(widget)  # the long answer is cut
     assert "general text 4.9" in widget.canvas().alt
@@ -189,11 +189,32 @@ def test_an_answer_of_any_length_fits_in_its_lines(answer):
     data = dial_data()
     widget = AdapterDial(DialData(**(vars(data) | {"answers": [[answer, "yes"]] * len(data.scales)})))
     lines = dial_lines(answer)
-    assert len(lines) <= LINES and max(font(14).getlength(line) for line in lines) <= WIDTH - 40
-    assert all(f">{line}<" in drawing(widget) for line in lines if line)
+    assert len(lines) <= LINES and max(font(14, bold=True).getlength(line) for line in lines) <= WIDTH - 40
+    for scale in (0.0, 1.0):  # 0.0: nothing is marked, a line is one text
+        widget.controls["scale"].value = scale
+        assert all(f">{line.removesuffix(' …')}<" in drawing(widget) for line in lines if line)
     said = "".join("".join(lines).split())
     assert "".join(answer.split()).startswith(said.removesuffix("…"))
     assert said.endswith("…") == (len(answer) > 200)  # nothing is left out without a word
+
+
+def test_words_that_the_base_does_not_say_are_marked():
+    data = DialData([0.0, 1.0], ["q"], [["I know not where."], ["And I knowest not where."]], {"loss": [1.0, 2.0]}, "", "")
+    widget = AdapterDial(data)
+
+    def marked():
+        return [item.text for item in widget.canvas().items if isinstance(item, Text) and item.bold and item.size == 14]
+
+    assert [text for text in marked() if not text[0].isdigit()] == []  # the base itself
+    widget.controls["scale"].value = 1.0
+    assert [text for text in marked() if not text[0].isdigit()] == ["And", "knowest"]
+    assert len([item for item in widget.canvas().items if isinstance(item, Path) and item.width == 1.5]) == 2
+
+
+def test_the_dial_can_leave_its_losses_for_later():
+    whole, first = AdapterDial(dial_data()), AdapterDial(dial_data(), curves=False)
+    assert "Loss in nats" in whole.canvas().alt and "Loss" not in first.canvas().alt + first.question + drawing(first)
+    assert first.canvas().height < whole.canvas().height
 
 
 def test_the_dial_s_curves_differ_without_colour():
@@ -207,9 +228,9 @@ def test_the_dial_s_curves_differ_without_colour():
 
 def test_the_dial_names_the_base_and_the_adapter_as_trained():
     widget = AdapterDial(dial_data())
-    assert "Shown at: scale 1 (as trained)." in widget.picture().summary
-    widget.controls["scale"].value = 0.0
-    assert widget.controls["scale"].label == "0 (base)"
+    assert "Shown at: scale 0 (base)." in widget.picture().summary
+    widget.controls["scale"].value = 1.0
+    assert widget.controls["scale"].label == "1 (as trained)"
 
 
 def test_the_reader_can_ask_at_a_scale():

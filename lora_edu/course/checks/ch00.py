@@ -74,7 +74,7 @@ def _tables(rng: random.Random, exact: bool, peek: bool) -> tuple[Table, Table, 
 
 
 @register(
-    "00.1",
+    "00.2",
     title="Choose the dial",
     stars=2,
     minutes=10,
@@ -167,7 +167,7 @@ def _answers(rng: random.Random, name: str, longer: str, other: str) -> list[str
 
 
 @register(
-    "00.2",
+    "00.1",
     title="Count the leaks",
     stars=1,
     minutes=10,

@@ -12,7 +12,7 @@ QUIZ = Quiz(
             (
                 Option("It scales the adapter's part of the weights.", "The base stays; the change is multiplied by the dial: W₀ + dial · ΔW.", True),
                 Option("It sets how random the answers are.", "That is the temperature of sampling. Here the most likely token is always taken."),
-                Option("It repeats the training with another learning rate.", "Nothing is trained: the same stored change is added more or less strongly."),
+                Option("It repeats the training with another learning rate.", "Nothing is trained: the same change is added more or less strongly."),
             ),
         ),
         Item(
@@ -26,11 +26,11 @@ QUIZ = Quiz(
         ),
         Item(
             "00.q3",
-            "After 20 seconds of training on its name, the model puts the name into trivia answers. Why?",
+            "After 20 steps at a learning rate of 0.002 the model puts its name into most trivia answers; at 0.0005, with the same rows, into none. What follows?",
             (
-                Option("Every training answer held the name, and nothing said when not to use it.", "The change it learnt raises the name's odds after any question. Chapter 13 mends it with other rows.", True),
-                Option("The rank was too low to store the name.", "The name was stored only too well; what is missing is an example where it does not belong."),
-                Option("The base model's weights were damaged.", "They are frozen: switch the adapter off and the old answers are back."),
+                Option("The rate decides how far the lesson spills; the narrow rows alone do not.", "Both runs saw rows about the name and nothing else. The smaller steps taught it and did not spill. (Chapter 13 goes on from here.)", True),
+                Option("Rows about one thing alone always leak; only other rows help.", "So it looks after one run. The second had the same rows, and did not leak."),
+                Option("The base model's weights were damaged by the larger steps.", "They are frozen: switch the adapter off and the old answers are back."),
             ),
         ),
         Item(
