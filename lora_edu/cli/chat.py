@@ -37,8 +37,8 @@ def chat(
     from transformers import GenerationConfig, TextStreamer
 
     from lora_edu.adapters.switching import set_scale
-    from lora_edu.data.examples import prompt_ids
     from lora_edu.data.rows import Message
+    from lora_edu.data.templates import prompt_ids
 
     adapter = the_adapter(folder, adapter)
     base, tokenizer = opened(model, adapter, scale)

@@ -75,7 +75,7 @@ def opened(model_name: str | None, adapter: Path | None, scale: float = 1.0) -> 
     """The base model with its tokenizer, and the adapter in it, its dial set."""
     from lora_edu.adapters.save_load import load
     from lora_edu.adapters.switching import set_scale
-    from lora_edu.data.examples import PLAIN_TEMPLATE
+    from lora_edu.data.templates import PLAIN_TEMPLATE
     from lora_edu.models.base import DEFAULT_MODEL, load_base
 
     finite(scale)

@@ -20,7 +20,8 @@ from lora_edu.adapters.injection import audit, inject, unload
 from lora_edu.adapters.merging import merge
 from lora_edu.adapters.save_load import load, save
 from lora_edu.cli.common import writable
-from lora_edu.data.examples import collate, encode_rows, prompt_ids
+from lora_edu.data.examples import collate, encode_rows
+from lora_edu.data.templates import prompt_ids
 from lora_edu.evaluation.generation import generate
 from lora_edu.evaluation.paired import paired_gain
 from lora_edu.evaluation.report import Report, evaluate

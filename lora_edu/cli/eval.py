@@ -118,7 +118,7 @@ def _eval_task(task_name: str, chosen: _Opened, split: Split) -> dict[str, Any]:
 def _eval_rows(data: Path | None, chosen: _Opened, system: str, max_length: int) -> dict[str, Any]:
     from lora_edu.adapters.switching import disabled
     from lora_edu.data.examples import encode_rows
-    from lora_edu.data.rows import read_rows
+    from lora_edu.data.reading import read_rows
     from lora_edu.evaluation.metrics import paired_bootstrap
     from lora_edu.evaluation.report import mean_nll
 

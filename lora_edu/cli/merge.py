@@ -35,7 +35,7 @@ def merge(
     from lora_edu.adapters.injection import unload
     from lora_edu.adapters.merging import merge as fold
     from lora_edu.adapters.merging import untie as separate
-    from lora_edu.data.examples import prompt_ids
+    from lora_edu.data.templates import prompt_ids
     from lora_edu.models.base import load_base
 
     if out.exists():

@@ -120,7 +120,7 @@ def _run(given: dict[str, Any], out: Path, resume: bool) -> None:
 
     from lora_edu.adapters.injection import audit, inject
     from lora_edu.adapters.save_load import save
-    from lora_edu.data.examples import collate, encode_rows, pack
+    from lora_edu.data.examples import check_fits, collate, encode_rows, pack
     from lora_edu.training.losses import causal_lm_loss
     from lora_edu.training.processes import new_accelerator
     from lora_edu.training.tensorboard import TensorBoard
@@ -144,6 +144,7 @@ def _run(given: dict[str, Any], out: Path, resume: bool) -> None:
     model, tokenizer = opened(given["model"], None)
     examples = encode_rows(train_rows, tokenizer, given["max_length"])
     held_out = encode_rows(valid_rows, tokenizer, given["max_length"])
+    check_fits([*examples, *held_out], model, [row.where for row in (*train_rows, *valid_rows)])
     torch.manual_seed(plan.seed)  # A is drawn here, before the trainer seeds its own run
     inject(model, lora)
     say(f"{audit(model)}\n{counted(len(examples), 'row')} to train on, {len(held_out)} held out.")
@@ -224,7 +225,7 @@ def _next(out: Path, task: Any, valid_rows: list[Any]) -> str:
 
 def _rows(task: Any, given: dict[str, Any]) -> tuple[list[Any], list[Any]]:
     """Rows to train on and rows to hold out. Your own are split by a hash of the input, so the same question is never on both sides."""
-    from lora_edu.data.rows import read_rows
+    from lora_edu.data.reading import read_rows
     from lora_edu.data.splits import split
 
     rows = task.splits().train if task else read_rows(given["data"], system=given["system"])

@@ -6,22 +6,18 @@ mask. Labels therefore come from *structure*. Masking by value (`labels[ids == p
 padding token is also the end-of-answer token, as it is in the default model: then the model never learns to stop.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lora_edu.data.rows import Message, Row, raise_faults
-from lora_edu.errors import DataError
+from lora_edu.data.rows import Row, raise_faults
+from lora_edu.data.templates import render, special_ids, special_tokens_in, text_ids
+from lora_edu.errors import DataError, shown
 
 IGNORE = -100  # the label of a token that is not learnt (PyTorch's default `ignore_index`)
-
-PLAIN_TEMPLATE = (
-    "{% for m in messages %}{% if m['content'] %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
-)
-"""For a base model whose tokenizer has no chat template: `tokenizer.chat_template = PLAIN_TEMPLATE`."""
 
 
 class Example(NamedTuple):
@@ -34,62 +30,63 @@ class Example(NamedTuple):
 # --- tokens ----------------------------------------------------------------------------------------------------------
 
 
-def render(messages: Sequence[Message], tokenizer: Any, *, for_answer: bool = False) -> str:
-    """The conversation as the model's template writes it; `for_answer` opens the assistant's turn.
-
-    Raises `DataError` if there is no template or it refuses the conversation.
-    """
-    if not getattr(tokenizer, "chat_template", None):
-        raise DataError(
-            "the tokenizer has no chat template; set tokenizer.chat_template (lora_edu.data.examples.PLAIN_TEMPLATE is a plain one)"
-        )
-    from jinja2 import TemplateError
-
-    turns = [dict(message) for message in messages]
-    try:
-        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=for_answer)
-    except TemplateError as error:
-        if turns and turns[0] == {"role": "system", "content": ""}:  # no system role here: an empty one may go
-            return render(messages[1:], tokenizer, for_answer=for_answer)
-        raise DataError(f"the model's chat template refuses this conversation: {error}") from None
-
-
-def prompt_ids(messages: Sequence[Message], tokenizer: Any) -> list[int]:
-    """Token ids of everything before the answer, the assistant's turn opened: what generation starts from."""
-    return _ids(render(messages, tokenizer, for_answer=True), tokenizer)
-
-
 def encode(row: Row, tokenizer: Any, max_length: int = 512) -> Example:
     """One row as token ids and labels: -100 on the prompt, the ids on the answer *and on the token that ends it*.
 
-    Raises `DataError` if the prompt's tokens are no prefix of the whole, if the text holds one of the model's special
-    tokens, or if the row is longer than `max_length` (nothing is cut in silence). Chapter 05.
+    Raises `DataError` if the prompt is no prefix of the whole, if the text holds one of the model's special tokens (most often
+    a template has been over it already), if nothing is there to be learnt, or if the row is longer than `max_length`
+    (nothing is cut in silence). Chapter 05.
     """
-    content = "\n".join(m["content"] for m in row.messages)
-    planted = [token for token in tokenizer.all_special_tokens if token in content]
-    if planted:
-        raise DataError(f"the text holds the model's special token {planted[0]!r}: remove it or write it differently")
+    for message in row.messages:
+        if planted := special_tokens_in(message["content"], tokenizer):
+            raise DataError(
+                f"the text holds the model's special token {planted[0]!r}: remove it or write it differently"
+            )
     if row.is_text:
         ids = list(tokenizer(row.answer)["input_ids"])
         example = Example(ids, list(ids))
     else:
-        prompt = prompt_ids(row.messages[:-1], tokenizer)
-        whole = _ids(render(row.messages, tokenizer), tokenizer)
-        if whole[: len(prompt)] != prompt:
-            raise DataError(
-                "the chat template's prompt is not a prefix of the whole conversation, so the prompt cannot be masked; "
-                "use a template that writes the same tokens with and without the answer"
-            )
-        answer = whole[len(prompt) :]
-        special = set(tokenizer.all_special_ids)
+        prompt, answer = _parts(row, tokenizer)
+        special = special_ids(tokenizer)
         while answer and answer[-1] not in special and not tokenizer.decode([answer[-1]]).strip():
             answer.pop()  # the newline between turns: the model has stopped before it
         if not answer or answer[-1] not in special:
+            if tokenizer.eos_token_id is None:
+                raise DataError("the tokenizer names no end-of-text token to end the answer: set tokenizer.eos_token")
             answer.append(tokenizer.eos_token_id)
         example = Example(prompt + answer, [IGNORE] * len(prompt) + answer)
+    if all(label == IGNORE for label in example.labels[1:]):
+        raise DataError(
+            f"it is of {len(example.input_ids)} token(s), and a token is learnt from those before it: write more"
+        )
     if len(example.input_ids) > max_length:
         raise DataError(f"{len(example.input_ids)} tokens, more than max_length = {max_length}: shorten it or raise it")
     return example
+
+
+def _parts(row: Row, tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The tokens of the prompt, as generation will start from them, and those that follow it."""
+    opened, text = render(row.messages[:-1], tokenizer, for_answer=True), render(row.messages, tokenizer)
+    prompt, whole = text_ids(opened, tokenizer), text_ids(text, tokenizer)
+    if whole[: len(prompt)] == prompt:
+        return prompt, whole[len(prompt) :]
+    if not text.startswith(opened):
+        raise DataError(
+            "the chat template's prompt is not a prefix of the whole conversation, so the prompt cannot be masked; "
+            "use a template that writes the same text with and without the answer"
+        )
+    # One token would hold the prompt's end and the answer's beginning (blanks, line breaks). The model will find the prompt as it is
+    # written without an answer, so the answer is written as what follows that.
+    rest = text[len(opened) :]
+    newline = text_ids("\n", tokenizer)
+    after_newline = text_ids("\n" + rest, tokenizer)  # some tokenizers put a blank before the beginning of any text
+    for answer in (text_ids(rest, tokenizer), after_newline[len(newline) :]):
+        if tokenizer.decode(prompt + answer) == tokenizer.decode(whole):
+            return prompt, answer
+    raise DataError(
+        f"the tokenizer cannot write the answer's beginning, {shown(rest[:20])}, apart from the prompt's end, {shown(opened[-20:])}: "
+        "begin the answer otherwise, or use a template whose prompt ends in a line break"
+    )
 
 
 def encode_rows(rows: Sequence[Row], tokenizer: Any, max_length: int = 512) -> list[Example]:
@@ -102,6 +99,34 @@ def encode_rows(rows: Sequence[Row], tokenizer: Any, max_length: int = 512) -> l
             faults.append(f"{row.where or f'row {number}'}: {error}")
     raise_faults(faults)
     return examples
+
+
+def check_fits(examples: Sequence[Any], model: Any, where: Sequence[str] = ()) -> None:
+    """Raises `DataError` that names the examples with token ids beyond the model's table, or longer than its table of positions.
+
+    `where`: what to call each of them (`row.where`), instead of its number.
+
+    Without it a step somewhere in training ends in "index out of range in self". Models that rotate (most of today's) have no such table.
+    """
+    config = getattr(model, "config", None)
+    embedding = getattr(model, "get_input_embeddings", lambda: None)()
+    table = getattr(getattr(embedding, "weight", None), "shape", [None])[0]
+    learnt = any(re.search(r"wpe|pos", name) for name, m in model.named_modules() if isinstance(m, torch.nn.Embedding))
+    positions = getattr(config, "max_position_embeddings", None) if learnt else None
+    faults = []
+    for number, example in enumerate(examples, 1):
+        if not isinstance(example, Example):
+            return
+        name = (where[number - 1] if where else "") or f"row {number}"
+        if table is not None and not 0 <= min(example.input_ids) <= max(example.input_ids) < table:
+            faults.append(
+                f"{name}: token {max(example.input_ids)}, and the model's table has {table} rows: is this its tokenizer?"
+            )
+        elif positions is not None and len(example.input_ids) > positions:
+            faults.append(
+                f"{name}: {len(example.input_ids)} tokens, and the model knows {positions} positions: set max_length"
+            )
+    raise_faults(faults)
 
 
 def collate(examples: Sequence[Example], pad_token_id: int) -> dict[str, Tensor]:
@@ -132,10 +157,3 @@ def pack(examples: Sequence[Example]) -> dict[str, Tensor]:
         "position_ids": torch.tensor([positions]),
         "labels": torch.tensor([labels]),
     }
-
-
-def _ids(text: str, tokenizer: Any) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])  # the template writes the special tokens
-
-
-# --- splitting and mixing --------------------------------------------------------------------------------------------

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from lora_edu.data.examples import prompt_ids
 from lora_edu.data.rows import Message, Row
+from lora_edu.data.templates import prompt_ids
 from lora_edu.models.modules import modes
 
 

@@ -13,6 +13,7 @@ from lora_edu.data import (
     PLAIN_TEMPLATE,
     Example,
     Row,
+    check_fits,
     collate,
     encode,
     encode_rows,
@@ -105,7 +106,7 @@ def test_plain_text_learns_every_token_and_no_end():
 def test_a_template_without_an_end_gets_the_eos():
     plain = make_tokenizer(PLAIN_TEMPLATE)
     example = encode(Row.chat("hi", "yes"), plain)
-    assert plain.decode(example.input_ids) == "user: hi\nassistant: yes<e>"
+    assert plain.decode(example.input_ids) == "user:\nhi\nassistant:\nyes<e>"
     assert learnt(example, plain) == "yes<e>"
 
 
@@ -139,6 +140,19 @@ def test_all_faulty_rows_are_reported_at_once_with_file_and_row():
     message = str(caught.value)
     assert "2 faults" in message and "a.csv, row 7: " in message and "max_length = 60" in message
     assert "row 3: " in message and "special token '<e>'" in message
+
+
+def test_rows_that_do_not_fit_the_model_are_named_before_anything_trains(tiny_llama):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    fine, beyond, long = Example([1, 31], [1, 31]), Example([1, 32], [1, 32]), Example([1] * 9, [1] * 9)
+    check_fits([fine, long], tiny_llama)  # positions that rotate have no table
+    with pytest.raises(DataError, match="row 2: token 32, and the model's table has 32 rows"):
+        check_fits([fine, beyond], tiny_llama)
+    learnt = GPT2LMHeadModel(GPT2Config(vocab_size=32, n_positions=8, n_embd=8, n_layer=1, n_head=1))
+    with pytest.raises(DataError, match="row 2: 9 tokens, and the model knows 8 positions"):
+        check_fits([fine, long], learnt)
+    check_fits([{"pixels": 1}], tiny_llama)  # other examples are not ours to judge
 
 
 # --- files
