@@ -23,3 +23,5 @@ from .switching import set_adapter as set_adapter
 from .switching import set_scale as set_scale
 from .targets import Target as Target
 from .targets import plan as plan
+from .training_hooks import after_step as after_step
+from .training_hooks import variant_loss as variant_loss

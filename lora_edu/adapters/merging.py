@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from lora_edu.adapters.config import LoRAConfig
-from lora_edu.adapters.finding import adapter_parameters, lora_layers, saved_modules, state_of
+from lora_edu.adapters.finding import adapter_parameters, lora_layers, of_base, saved_modules, state_of
 from lora_edu.adapters.layer import LoRALayer
 from lora_edu.errors import AdapterError, MergeError
 from lora_edu.linalg import numerical_rank, svd_of_product
+from lora_edu.models.modules import unwrap
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ def merge(model: nn.Module, keep_base: bool = True) -> MergeReport:
     Raises MergeError, with no weight changed, for a second merge, nothing active, a quantised base, a weight tied to
     another module, or factors that are not finite.
     """
+    model = unwrap(model)
     state = state_of(model)
     if state.merged_layers:
         raise MergeError("merged already: merging again would apply the update twice; unmerge(model) first")
@@ -78,15 +80,27 @@ def unmerge(model: nn.Module) -> None:
 
 
 def untie(model: Any) -> Any:
-    """Give the output head a weight of its own, equal to the embedding's, so that either can be merged or saved alone. Chapter 07.
+    """Give every tied table a weight of its own, equal to the one it shared, so that either can be merged or saved alone. Chapter 07.
 
-    Costs the table's bytes again (vocabulary × dim). The configuration says so too, or a reload would tie them again.
+    A decoder ties its output head to its embedding, an encoder–decoder both sides' embeddings as well; each costs the table's bytes
+    again (vocabulary × dim). The configuration says so too, or a reload would tie them again.
     """
-    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    head, embedding = (m.base_layer if isinstance(m, LoRALayer) else m for m in (head, embedding))
-    if head.weight is embedding.weight:
-        head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=head.weight.requires_grad)
-    model.config.tie_word_embeddings = False
+    inner: Any = unwrap(model)
+    owners: dict[int, nn.Module] = {}
+    for name, parameter in list(inner.named_parameters(remove_duplicate=False)):
+        if not of_base(name):  # what a variant's layers share, they share on purpose
+            continue
+        path, _, attribute = name.rpartition(".")
+        module = inner.get_submodule(path)
+        if owners.setdefault(id(parameter), module) is not module:  # one module under two names is no tie
+            own = nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad)
+            setattr(module, attribute, own)
+            owners[id(own)] = module
+    for config in (inner.config, *(getattr(inner.config, part, None) for part in inner.config.sub_configs)):
+        if hasattr(config, "tie_word_embeddings"):
+            config.tie_word_embeddings = False
+    if hasattr(inner, "all_tied_weights_keys"):
+        inner.all_tied_weights_keys = {}
     return model
 
 
@@ -117,15 +131,20 @@ def combine(
     """Add the adapter `into`, whose update is Σ weightᵢ·ΔWᵢ of the adapters named in `weights`; inactive at first. Chapter 07.
 
     method="cat"     factors stacked: exact, rank Σrᵢ.
-    method="linear"  the same sum, exact, at the smallest rank that holds it (two adapters may share directions).
+    method="compact" the same sum, exact, at the smallest rank that holds it (two adapters may share directions).
     method="svd"     the best approximation of rank `r` (default: the largest rᵢ); Eckart–Young, exact once r = Σrᵢ.
 
-    Averaging A with A and B with B is *not* the sum: it adds cross terms B₁A₂ that neither adapter learnt.
-    Raises AdapterError for unknown or taken names, modules trained in full, or an unknown method.
+    Averaging A with A and B with B, as PEFT's "linear" does, is *not* the sum: it adds cross terms B₁A₂ that neither adapter learnt.
+    It is refused by that name. Raises AdapterError for unknown or taken names, modules trained in full, variants, or an unknown method.
     """
     state = state_of(model)
-    if method not in ("cat", "linear", "svd"):
-        raise AdapterError(f"method={method!r}: choose cat, linear or svd")
+    if method == "linear":
+        raise AdapterError(
+            'method="linear": PEFT\'s method of that name adds A with A and B with B, which is another update than the sum of the '
+            "adapters'; choose cat or compact for the sum, svd for the nearest of a given rank"
+        )
+    if method not in ("cat", "compact", "svd"):
+        raise AdapterError(f"method={method!r}: choose cat, compact or svd")
     if into in state.configs:
         raise AdapterError(f"there is an adapter {into!r} already: choose another name")
     if unknown := [n for n in weights if n not in state.configs]:
@@ -134,6 +153,10 @@ def combine(
         raise AdapterError("name at least one adapter to combine")
     if whole := [n for n in weights if state.configs[n].modules_to_save]:
         raise AdapterError(f"{', '.join(whole)} trained whole modules, which have no factors to combine")
+    if varied := [n for n in weights if state.configs[n].variant]:
+        raise AdapterError(
+            f"{', '.join(varied)} are more than factors B A, and have no sum of that form: merge them instead"
+        )
     if r is not None and (method != "svd" or r < 1):
         raise AdapterError(f"r={r} with method={method!r}: only svd takes a rank, of at least 1")
 
@@ -176,6 +199,6 @@ def _combined_factors(layer: LoRALayer, weights: Mapping[str, float], method: st
             min(layer.shape),
         )  # no update has a rank above the layer's: the SVD is exact here, and smaller
     U, S, Vh = svd_of_product(B, A)
-    k = max(1, numerical_rank(S, layer.shape)) if method == "linear" else min(r, len(S))
+    k = max(1, numerical_rank(S, layer.shape)) if method == "compact" else min(r, len(S))
     root = S[:k].sqrt()
     return root[:, None] * Vh[:k], U[:, :k] * root

@@ -122,7 +122,7 @@ def wanted(layer, weights):
     return sum(w * layer.delta_weight(n) for n, w in weights.items() if n in layer.scalings)
 
 
-@pytest.mark.parametrize("method", ["cat", "linear", "svd"])
+@pytest.mark.parametrize("method", ["cat", "compact", "svd"])
 def test_combinations_are_the_weighted_sum_of_the_updates(pair, method):
     weights = {"a": 0.7, "b": -1.3}
     combine(pair, weights, "sum", method, r=5 if method == "svd" else None)
@@ -145,12 +145,12 @@ def test_svd_at_a_small_rank_is_the_best_approximation(pair):
     assert layer.factors[0]["small"].shape[0] == 2
 
 
-def test_linear_finds_the_smallest_exact_rank_and_keeps_the_sum_not_the_mean_of_factors(pair):
-    combine(pair, {"a": 0.5, "b": 0.5}, "mix", "linear")
+def test_compact_finds_the_smallest_exact_rank_and_keeps_the_sum_not_the_mean_of_factors(pair):
+    combine(pair, {"a": 0.5, "b": 0.5}, "mix", "compact")
     q = lora_layers(pair)["model.layers.0.self_attn.q_proj"]
     mean_of_factors = 0.5 * (q.delta_weight("a") + q.delta_weight("b"))
     torch.testing.assert_close(q.delta_weight("mix"), mean_of_factors)
-    combine(pair, {"a": 1.0, "mix": 1.0}, "again", "linear")  # a's directions are in mix already: no new rank
+    combine(pair, {"a": 1.0, "mix": 1.0}, "again", "compact")  # a's directions are in mix already: no new rank
     assert q.factors[0]["mix"].shape[0] == q.factors[0]["again"].shape[0] == 5
 
 
@@ -167,6 +167,7 @@ def test_a_combination_neither_speaks_nor_trains_until_asked_to(pair):
         (({"a": 1, "z": 1},), "no adapter z"),
         (({"a": 1}, "b"), "already"),
         (({"a": 1}, "c", "mean"), "choose cat"),
+        (({"a": 1}, "c", "linear"), "PEFT's method of that name adds A with A"),
         (({"a": 1}, "c", "cat", 3), "only svd"),
         (({},), "at least one"),
     ],

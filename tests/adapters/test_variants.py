@@ -1,0 +1,293 @@
+"""The hook for variants, proved with two that nobody ships: one whose layers share a tensor (VeRA), one that acts after steps (AdaLoRA)."""
+
+import copy
+from dataclasses import dataclass
+
+import peft
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import make_tiny_llama
+from helpers import tokens
+
+from lora_edu.adapters import (
+    LoRAConfig,
+    adapter_names,
+    adapter_parameters,
+    after_step,
+    audit,
+    combine,
+    disabled,
+    fingerprint,
+    fused,
+    inject,
+    load,
+    lora_layers,
+    merge,
+    remove_adapter,
+    save,
+    set_scale,
+    unmerge,
+    variant_loss,
+)
+from lora_edu.adapters.variants import VARIANTS, Slot, Variant, register
+from lora_edu.errors import AdapterError, ConfigError, TargetError
+
+
+@dataclass(frozen=True)
+class VeRA(Variant):
+    """ΔW = diag(b) B diag(d) A with A, B random, frozen and shared by all layers (Kopiczko et al. 2023); PEFT's keys."""
+
+    d_initial: float = 0.1
+    save_projection: bool = True
+
+    def slots(self, target):
+        return {"lora_d": Slot((target.r,)), "lora_b": Slot((target.shape[0],))}
+
+    def shared(self, targets):
+        n_out, n_in = (max(t.shape[side] for t in targets) for side in (0, 1))
+        kept = {"trains": False, "saved": self.save_projection}
+        return {"lora_vera_A": Slot((targets[0].r, n_in), **kept), "lora_vera_B": Slot((n_out, targets[0].r), **kept)}
+
+    def start(self, model, layers, name, data=None):
+        super().start(model, layers, name, data)
+        first, generator = next(iter(layers.values())), torch.Generator().manual_seed(0)
+        for slot in ("lora_vera_A", "lora_vera_B"):
+            torch.nn.init.normal_(first.tensor(slot, name), generator=generator)
+
+    def reset(self, layer, name):
+        layer.tensor("lora_d", name).fill_(self.d_initial)
+        layer.tensor("lora_b", name).zero_()
+
+    def update(self, layer, name, x, base_output):
+        A, B, d, b = self._tensors(layer, name)
+        return b * F.linear(d * F.linear(layer.dropped(name, x), A), B)
+
+    def delta(self, layer, name):
+        A, B, d, b = self._tensors(layer, name)
+        return b[:, None] * (B * d) @ A
+
+    def _tensors(self, layer, name):
+        (n_out, n_in), tensor = layer.shape, layer.tensor
+        A, B = tensor("lora_vera_A", name)[:, :n_in], tensor("lora_vera_B", name)[:n_out]
+        return A, B, tensor("lora_d", name), tensor("lora_b", name)
+
+    def key(self, path, slot):
+        return {"lora_d": f"model.{path}.vera_lambda_d", "lora_b": f"model.{path}.vera_lambda_b"}.get(slot, slot[5:])
+
+    def to_config(self):
+        own = {"d_initial": self.d_initial, "save_projection": self.save_projection, "vera_dropout": 0.0}
+        return {"peft_type": "VERA", **own}
+
+    @classmethod
+    def from_config(cls, content):
+        if content.get("peft_type") != "VERA":
+            return None
+        content.update(peft_type="LORA", vera_dropout=0.0)
+        return cls(content.pop("d_initial"), content.pop("save_projection"))
+
+
+@dataclass(frozen=True)
+class AdaLoRA(Variant):
+    """ΔW = s·B diag(E) A, E pruned to a budget by its running importance |E·∂E| after each step (Zhang et al. 2023, simplified)."""
+
+    budget: int = 5
+    beta: float = 0.85
+
+    def slots(self, target):
+        E, mean = Slot((target.r, 1)), Slot((target.r, 1), trains=False, saved=False)
+        return {**super().slots(target), "lora_E": E, "lora_importance": mean}
+
+    def reset(self, layer, name):
+        for slot in ("lora_A", "lora_B"):
+            torch.nn.init.normal_(layer.tensor(slot, name), std=0.02)
+        layer.tensor("lora_E", name).zero_()
+        layer.tensor("lora_importance", name).zero_()
+
+    def update(self, layer, name, x, base_output):
+        A = layer.tensor("lora_A", name) * layer.tensor("lora_E", name)
+        return F.linear(F.linear(layer.dropped(name, x), A), layer.tensor("lora_B", name)) * layer.scalings[name]
+
+    def delta(self, layer, name):
+        A, E, B = (layer.tensor(slot, name) for slot in ("lora_A", "lora_E", "lora_B"))
+        return layer.scalings[name] * B @ (A * E)
+
+    def penalty(self, layers, name):
+        factors = [
+            f for layer in layers.values() for f in (layer.tensor("lora_A", name), layer.tensor("lora_B", name).T)
+        ]
+        return 0.5 * torch.stack([(f @ f.T - torch.eye(len(f))).norm() for f in factors]).mean()
+
+    def after_step(self, layers, name, step, steps):
+        scores = []
+        for layer in layers.values():
+            E, mean = layer.tensor("lora_E", name), layer.tensor("lora_importance", name)
+            mean.lerp_((E * E.grad).abs(), 1 - self.beta)
+            scores.append(mean)
+        least = torch.cat(scores).flatten().topk(self.budget).values[-1]
+        for layer, mean in zip(layers.values(), scores):
+            layer.tensor("lora_E", name).mul_(mean >= least)
+
+    def to_config(self):
+        return {"peft_type": "ADALORA", "budget": self.budget, "beta": self.beta}
+
+    @classmethod
+    def from_config(cls, content):
+        if content.get("peft_type") != "ADALORA":
+            return None
+        content["peft_type"] = "LORA"
+        return cls(content.pop("budget"), content.pop("beta"))
+
+
+@pytest.fixture(autouse=True)
+def registered():
+    for kind in (VeRA, AdaLoRA):
+        register(kind)
+    yield
+    del VARIANTS[-2:]
+
+
+CONFIGS = {
+    "shared": LoRAConfig(r=4, target_modules=["q_proj", "down_proj"], variant=VeRA()),
+    "shared, made again": LoRAConfig(r=4, target_modules=["q_proj", "down_proj"], variant=VeRA(save_projection=False)),
+    "after each step": LoRAConfig(r=3, target_modules=["q_proj", "v_proj"], variant=AdaLoRA()),
+    "with dropout": LoRAConfig(r=3, target_modules="all-linear", lora_dropout=0.2, variant=AdaLoRA()),
+}
+
+
+def train(model, steps=4):
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.05)
+    model.train()
+    for step in range(1, steps + 1):
+        optimizer.zero_grad()
+        x = tokens(seed=step)
+        loss = model(input_ids=x, labels=x).loss
+        extra = variant_loss(model)
+        (loss if extra is None else loss + 0.01 * extra).backward()
+        optimizer.step()
+        after_step(model, step, steps)
+    return model.eval()
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_a_variant_goes_through_everything_an_adapter_goes_through(case, tmp_path):
+    base, model = make_tiny_llama(), make_tiny_llama()
+    before, config = base(tokens()).logits, CONFIGS[case]
+    inject(model, config)
+    assert torch.equal(model(tokens()).logits, before)  # law 1
+    assert not any("vera_A" in n or "importance" in n for n in audit(model).names) and audit(model).names
+    assert fingerprint(train(model)) == fingerprint(base)  # law 3
+    trained = model(tokens()).logits
+    assert not torch.allclose(trained, before, atol=1e-3)
+    twin = copy.deepcopy(model)
+    with disabled(model):
+        assert torch.equal(model(tokens()).logits, before)  # law 9
+    set_scale(model, 0)
+    assert torch.equal(model(tokens()).logits, before)
+    set_scale(model, 1)
+    merge(model)  # law 5
+    torch.testing.assert_close(model(tokens()).logits, trained, rtol=1e-4, atol=1e-5)
+    unmerge(model)
+    assert torch.equal(model(tokens()).logits, trained)
+    fresh = load(make_tiny_llama(), save(model, tmp_path), trainable=True)  # law 6
+    assert torch.equal(fresh(tokens()).logits, trained) and audit(fresh).names == audit(model).names
+    remove_adapter(model, "default")
+    assert list(model.state_dict()) == list(base.state_dict()) and torch.equal(model(tokens()).logits, before)
+    assert torch.equal(twin(tokens()).logits, trained)
+
+
+def test_a_shared_tensor_is_one_and_written_once_unless_it_is_made_again(tmp_path):
+    from safetensors.torch import load_file
+
+    model = inject(make_tiny_llama(), CONFIGS["shared"])
+    layers = list(lora_layers(model).values())
+    assert len({id(layer.tensor("lora_vera_A", "default")) for layer in layers}) == 1 and len(layers) == 4
+    twin = [layer.tensor("lora_vera_A", "default") for layer in lora_layers(copy.deepcopy(model).double()).values()]
+    assert len({id(t) for t in twin}) == 1 and twin[0].dtype == torch.float64 and twin[0].shape == (4, 24)
+    keys = set(load_file(save(model, tmp_path / "a") / "adapter_model.safetensors"))
+    assert {"base_model.vera_A", "base_model.vera_B"} <= keys and len(keys) == 2 + 2 * 4
+    again = inject(make_tiny_llama(), CONFIGS["shared, made again"])
+    assert len(load_file(save(again, tmp_path / "b") / "adapter_model.safetensors")) == 2 * 4
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_peft_reads_the_shared_kind_alike(tmp_path):
+    """Two linear layers of one shape: PEFT's own VeRA with our file gives our output."""
+    make = lambda: torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Linear(5, 6))  # noqa: E731
+    torch.manual_seed(0)
+    ours = make()
+    theirs = copy.deepcopy(ours)
+    inject(ours, LoRAConfig(r=4, target_modules=["0", "1"], variant=VeRA()))
+    with torch.no_grad():
+        for p in adapter_parameters(ours).values():
+            p.copy_(torch.randn(p.shape))
+    theirs = peft.PeftModel.from_pretrained(theirs, save(ours, tmp_path))
+    x = torch.randn(3, 6)
+    torch.testing.assert_close(theirs(x), ours(x), rtol=0, atol=1e-5)
+
+
+def test_the_budget_is_kept_after_each_step_and_the_penalty_counts():
+    model = train(inject(make_tiny_llama(), CONFIGS["after each step"]))
+    left = sum(int((layer.tensor("lora_E", "default") != 0).sum()) for layer in lora_layers(model).values())
+    assert left == 5
+    assert variant_loss(model) > 0 and variant_loss(inject(make_tiny_llama(), LoRAConfig(r=2))) is None
+    for parameter in adapter_parameters(model).values():
+        parameter.requires_grad_(False)
+    assert variant_loss(model) is None  # what does not train has no say in the loss
+
+
+def test_a_variant_never_takes_the_fused_path():
+    layer = next(iter(lora_layers(inject(make_tiny_llama(), CONFIGS["with dropout"])).values()))
+    assert fused.is_on() and layer.fused_part() is None
+    layer.state.active = {}
+    assert layer.fused_part() is not None
+
+
+def test_a_variant_beside_plain_lora_adds_up(tmp_path):
+    model = train(inject(make_tiny_llama(), CONFIGS["shared"]))
+    inject(model, LoRAConfig(r=2, target_modules=["q_proj"]), "plain")
+    torch.nn.init.normal_(next(iter(lora_layers(model).values())).tensor("lora_B", "plain"))
+    state = next(iter(lora_layers(model).values())).state
+    state.active = {"default": 0.5, "plain": 2.0}
+    both = model(tokens()).logits
+    merge(model)
+    torch.testing.assert_close(model(tokens()).logits, both, rtol=1e-4, atol=1e-5)
+    unmerge(model)
+    with pytest.raises(AdapterError, match="merge them instead"):
+        combine(model, {"default": 1, "plain": 1})
+
+
+@dataclass(frozen=True)
+class FromData(Variant):
+    """Starts from the data: A = the first directions of what a layer reads."""
+
+    kinds = ("linear",)
+    needs_data = True
+
+    def start(self, model, layers, name, data=None):
+        super().start(model, layers, name)
+        for batch in data:
+            model(batch)
+            raise ZeroDivisionError("in the data")
+
+
+def test_a_start_from_data_is_asked_for_and_one_that_fails_leaves_the_model_as_it_was():
+    model, config = make_tiny_llama(), LoRAConfig(r=2, target_modules=["q_proj"], variant=FromData())
+    with pytest.raises(ConfigError, match="data=batches"):
+        inject(model, config)
+    with pytest.raises(ZeroDivisionError):
+        inject(model, config, data=[tokens()])
+    assert adapter_names(model) == [] and list(model.state_dict()) == list(make_tiny_llama().state_dict())
+    assert all(p.requires_grad for p in model.parameters())
+    with pytest.raises(TargetError, match="not defined for embedding"):
+        inject(model, LoRAConfig(r=2, target_modules=["embed_tokens"], variant=FromData()), data=[])
+
+
+def test_a_slot_must_be_told_from_a_weight():
+    @dataclass(frozen=True)
+    class Bad(VeRA):
+        def slots(self, target):
+            return {"weight": Slot((1,))}
+
+    with pytest.raises(AdapterError, match="must begin with lora_"):
+        inject(make_tiny_llama(), LoRAConfig(r=2, variant=Bad()))
