@@ -97,7 +97,8 @@ def install(
     state.configs[name] = config
     state.active, active = {name: 1.0}, state.active
     _share(layers, shared, name)
-    if variant and not empty:
+    made_again = any(not slot.saved for each in (*slots.values(), shared) for slot in each.values())
+    if variant and (not empty or made_again):  # a file brings values, but not those that it leaves out
         try:
             with torch.no_grad():
                 variant.start(model, layers, name, data)
