@@ -2,7 +2,7 @@ from .config import LoRAConfig as LoRAConfig
 from .finding import adapter_names as adapter_names
 from .finding import adapter_parameters as adapter_parameters
 from .finding import lora_layers as lora_layers
-from .fingerprint import fingerprint as fingerprint
+from .identity import fingerprint as fingerprint
 from .injection import Audit as Audit
 from .injection import audit as audit
 from .injection import inject as inject

@@ -15,8 +15,8 @@ from torch import Tensor, distributed, nn
 
 from lora_edu.adapters.config import LoRAConfig
 from lora_edu.adapters.finding import adapter_buffers, adapter_parameters, saved_modules, state_of
-from lora_edu.adapters.fingerprint import fingerprint, resized
 from lora_edu.adapters.folder import CONFIG, WEIGHTS, WeightsFile, floating, opened, read, read_config, write
+from lora_edu.adapters.identity import fingerprint, resized
 from lora_edu.adapters.injection import install
 from lora_edu.adapters.keys import PREFIX, Expected, base_by_key, disk_key, expected, plain_key, written
 from lora_edu.adapters.layer import DEFAULT

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lora_edu.adapters.fingerprint import fingerprint
+from lora_edu.adapters.identity import fingerprint
 from lora_edu.errors import CheckpointError, SweepError
 from lora_edu.experiments.stored_results import FOLDER, environment, store, stored
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lora_edu.adapters.finding import lora_layers
-from lora_edu.adapters.fingerprint import fingerprint
+from lora_edu.adapters.identity import fingerprint
 from lora_edu.adapters.injection import audit
 from lora_edu.errors import ConfigError
 from lora_edu.models.modules import modes, unwrap

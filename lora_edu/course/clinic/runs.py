@@ -14,7 +14,7 @@ import torch
 
 from lora_edu.adapters.config import LoRAConfig
 from lora_edu.adapters.finding import lora_layers
-from lora_edu.adapters.fingerprint import fingerprint
+from lora_edu.adapters.identity import fingerprint
 from lora_edu.adapters.injection import inject, unload
 from lora_edu.data.examples import IGNORE, Example, collate
 from lora_edu.data.splits import normalise
