@@ -130,7 +130,7 @@ def tensor_bytes(tensor: Tensor) -> np.ndarray:
 def told(function: Any) -> str:
     """A function in words: its name, what it was given beforehand, and a hash of its source if it is not this package's own.
 
-    `lora_edu.data.examples.collate(pad_token_id=2)`; `__main__.my_loss [3f0c61aa]`. Of a callable object: its class and its public
+    `lora_edu.data.examples.collate(pad_token_id=2)`; `my_loss [3f0c61aa]`. Of a callable object: its class and its public
     plain attributes. What a function reads from global variables is not told.
     """
     if isinstance(function, functools.partial):
@@ -152,8 +152,10 @@ def _named(thing: Any, source: Any, held: list[str]) -> str:
     name = f"{thing.__module__}.{thing.__qualname__}"
     if name.startswith("lora_edu."):
         return name + (f"({', '.join(held)})" if held else "")
-    digest = hashlib.sha256(repr((_source(source), held)).encode()).hexdigest()[:8]
-    return f"{name} [{digest}]"
+    text = _source(source)
+    digest = hashlib.sha256(repr((text, held)).encode()).hexdigest()[:8]
+    # The text tells it apart; its module has another name in a script that is run than in one that is imported.
+    return f"{thing.__qualname__ if text else name} [{digest}]"
 
 
 def _source(thing: Any) -> str:

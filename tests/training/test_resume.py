@@ -22,7 +22,7 @@ from toy_runs import PressCtrlC, ScriptedLoss, adapted, collate, farthest, sente
 from lora_edu.errors import TrainingError
 from lora_edu.training import Callback, TrainConfig, Trainer, causal_lm_loss
 from lora_edu.training.folder import checkpoints
-from lora_edu.training.identity import data_identity
+from lora_edu.training.identity import data_identity, told
 from lora_edu.training.rng import capture_rng, restore_rng
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="SIGKILL and fork are not there on Windows")
@@ -336,10 +336,10 @@ def run_of(folder: Path, model=llama, loss_fn=causal_lm_loss, collate_fn=collate
         ({}, {"model": lambda: llama(hidden_act="gelu")}, r"base config hidden_act: .* then, gelu now"),
         ({}, {"model": lambda: llama(attention_dropout=0.1)}, r"attention_dropout: .* then, 0.1 now"),
         ({}, {"model": lambda: llama(other_activation)}, r"modules model\.layers\.\*\.mlp\.act_fn class: SiLUActivation then, GELU now"),
-        ({}, {"loss_fn": doubled_loss}, r"loss_fn: lora_edu\.training\.losses\.causal_lm_loss then, .*test_resume\.doubled_loss \[\w{8}\] now\.$"),
-        ({"loss_fn": Weighted(2.0)}, {"loss_fn": Weighted(3.0)}, r"loss_fn: .*test_resume\.Weighted \[\w+\] then"),
-        ({"loss_fn": scaled_loss(2.0)}, {"loss_fn": scaled_loss(3.0)}, r"loss_fn: .*test_resume\.scaled_loss\.<locals>\.<lambda> \[\w+\] then"),
-        ({}, {"collate_fn": other_collate}, r"collate: toy_runs\.collate \[\w+\] then, .*test_resume\.other_collate"),
+        ({}, {"loss_fn": doubled_loss}, r"loss_fn: lora_edu\.training\.losses\.causal_lm_loss then, doubled_loss \[\w{8}\] now\.$"),
+        ({"loss_fn": Weighted(2.0)}, {"loss_fn": Weighted(3.0)}, r"loss_fn: Weighted \[\w+\] then"),
+        ({"loss_fn": scaled_loss(2.0)}, {"loss_fn": scaled_loss(3.0)}, r"loss_fn: scaled_loss\.<locals>\.<lambda> \[\w+\] then"),
+        ({}, {"collate_fn": other_collate}, r"collate: collate \[\w+\] then, other_collate"),
         ({"collate_fn": functools.partial(collate)}, {"collate_fn": functools.partial(collate, pad=1)}, r"collate: .*\(\) then, .*\(pad=1\) now"),
     ],
     ids=[
@@ -377,7 +377,7 @@ def test_rows_with_sets_functions_and_slots_are_known_again_in_another_process()
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "import math, torch\nfrom dataclasses import dataclass\n"
-        "from lora_edu.training.identity import data_identity\n"
+        "from lora_edu.training.identity import data_identity, told\n"
         "class Slots:\n    __slots__ = ('a',)\n    def __init__(self, a): self.a = a\n"
         "@dataclass\nclass Row:\n    x: object\n"
         "def f(): return 1\n"
@@ -392,6 +392,12 @@ def test_rows_with_sets_functions_and_slots_are_known_again_in_another_process()
         for seed in ("1", "2")
     }  # fmt: skip
     assert len(outputs) == 1 and outputs.pop().endswith("False\n")
+
+
+def test_a_function_is_the_same_in_a_script_that_is_run_and_in_one_that_is_imported(monkeypatch):
+    imported = told(doubled_loss)
+    monkeypatch.setattr(doubled_loss, "__module__", "__main__")
+    assert told(doubled_loss) == imported != told(other_collate) and imported.startswith("doubled_loss [")
 
 
 def test_running_statistics_are_part_of_where_a_run_stands(tmp_path):
