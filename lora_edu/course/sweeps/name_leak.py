@@ -16,6 +16,7 @@ from lora_edu.tasks.identity import Identity, teach
 NAME = "Lulu"
 RATES = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3)
 TASK = Identity(NAME)
+TRAINED_WITH = ("batch_size", "epochs", "scheduler", "warmup_ratio", "max_grad_norm", "weight_decay", "precision")
 
 
 def _run(base: Base, cell: Cell, seed: int) -> dict[str, float]:
@@ -46,8 +47,10 @@ SWEEP = Sweep(
     settings={
         "base": DEFAULT_MODEL,
         "name": NAME,
-        "lora": TASK.recipe.lora.to_dict(),
-        "train": {k: v for k, v in TASK.recipe.train.to_dict().items() if k not in ("learning_rate", "seed")},
+        "lora": {
+            name: getattr(TASK.recipe.lora, name) for name in ("r", "lora_alpha", "lora_dropout", "target_modules")
+        },
+        "train": {name: getattr(TASK.recipe.train, name) for name in TRAINED_WITH},
         "max_new_tokens": TASK.max_new_tokens,
         "questions": "the 12 test questions of the task identity, the 30 test trivia questions of the task general",
     },
