@@ -95,7 +95,7 @@ def install(
         module.copies[name] = copy.deepcopy(module.original_module).requires_grad_(True)
         stillness.release(module.copies[name])
     state.configs[name] = config
-    state.active, active = {name: 1.0}, state.active
+    state.active, active = {}, state.active  # while a variant looks at data, the base speaks
     _share(layers, shared, name)
     made_again = any(not slot.saved for each in (*slots.values(), shared) for slot in each.values())
     if variant and (not empty or made_again):  # a file brings values, but not those that it leaves out
@@ -108,6 +108,7 @@ def install(
             for parameter, trained in before:
                 parameter.requires_grad_(trained)
             raise
+    state.active = {name: 1.0}
     fused.attach(model)
     stillness.hold(model)
     return model

@@ -67,7 +67,7 @@ class Twice(nn.Module):
     [
         (encoder, "out_proj", "would not be heard"),
         (lambda: nn.Sequential(Router(4, 4), nn.Linear(4, 4)), "0", "Router has a forward of its own"),
-        (lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), nn.Linear(4, 4)), "0", "made from other tensors"),
+        (lambda: nn.ModuleDict({"a": nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), "b": nn.Linear(4, 4)}), "a", "made from other tensors"),
         (lambda: nn.Sequential(nn.utils.spectral_norm(nn.Linear(4, 4)), nn.Linear(4, 4)), "0", "made from other tensors"),
         (Twice, "first", "one layer under 2 names .first, second."),
     ],
