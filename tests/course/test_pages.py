@@ -40,8 +40,6 @@ def calls(source: str, name: str) -> Iterator[ast.Call]:
 FIXED = {
     "03-silent-start": "the cell above prints it; law 1's exercise fails if it is otherwise",
     "03-first-step": "the cell above prints it; law 4's exercise fails if it is otherwise",
-    "05-unshifted": "the cell above asserts it",
-    "06-overfit": "the cell above asserts it",
     "14-same": "the cell above asserts it",
 }
 
