@@ -1,5 +1,7 @@
 """The toy of digits: the same split upright and turned, and a network that really learns to read."""
 
+import copy
+
 import torch
 
 from lora_edu.tasks.digits import accuracy, fit, load_digits, network
@@ -7,14 +9,24 @@ from lora_edu.tasks.digits import accuracy, fit, load_digits, network
 
 def test_turned_digits_are_the_same_digits_turned_and_no_test_digit_is_trained_on():
     upright, turned = load_digits(), load_digits(turned=True)
-    assert upright.x_train.shape == (1297, 64) and upright.x_test.shape == (500, 64)
+    assert upright.x_train.shape == (1297, 64) and upright.x_test.shape == (300, 64)
+    assert upright.x_valid.shape == (200, 64) and torch.equal(upright.y_valid, turned.y_valid)
     assert torch.equal(upright.y_test, turned.y_test)
     image = upright.x_test[0].reshape(8, 8)
     assert torch.equal(torch.rot90(image, 1, dims=(0, 1)), turned.x_test[0].reshape(8, 8))
-    pixels = torch.cat([upright.x_train, upright.x_test])
+    pixels = torch.cat([upright.x_train, upright.x_valid, upright.x_test])
+    assert len(pixels) == 1797
     assert pixels.min() >= 0 and pixels.max() == 1
 
 
 def test_the_network_learns_to_read_upright_digits_and_cannot_read_turned_ones():
     model = fit(network(), load_digits(), epochs=4)
+    assert accuracy(model, load_digits(), "valid") > 0.9
     assert accuracy(model, load_digits()) > 0.9 > 0.4 > accuracy(model, load_digits(turned=True))
+
+
+def test_sgd_takes_other_steps_than_adamw():
+    start, digits = network(), load_digits()
+    by_adam, by_sgd = (fit(copy.deepcopy(start), digits, epochs=1, momentum=m) for m in (None, 0.9))
+    moved = [(end[2].weight - start[2].weight).abs() for end in (by_adam, by_sgd)]
+    assert moved[0].median() > 0.1 * moved[0].max() and moved[1].median() < 0.1 * moved[1].max()

@@ -6,10 +6,12 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from lora_edu.course.exercises import NotAttempted, Wrong, as_tensor, attempt, close, generator, lacks_forward, register
-from lora_edu.course.lawbook.diagnosis import COARSE, ROUNDED, percent
+from lora_edu.course.exercises import attempt, generator, register
+from lora_edu.course.lawbook.diagnosis import COARSE, ROUNDED, percent, tidy
 from lora_edu.course.lawbook.probe import WIDE, Subject, guess
 from lora_edu.course.lawbook.runner import run_laws
+from lora_edu.course.open_parts import NotAttempted, Wrong, lacks_forward
+from lora_edu.course.values import as_parts, as_tensor, as_truth, close
 
 Tensor = torch.Tensor
 
@@ -95,18 +97,14 @@ def _look_for_gaps(layer_class: type[nn.Module]) -> None:
 )
 def factor_gradients(gradients: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]) -> None:
     rng = generator()
-    for out, inp, r, s in [(6, 6, 2, 0.5), (7, 5, 3, 4.0)]:
+    for out, inp, r, s in [(6, 6, 2, 1.75), (7, 5, 3, 0.4)]:
         G, A, B = (
             torch.randn(*shape, generator=rng, dtype=torch.float64) for shape in [(out, inp), (r, inp), (out, r)]
         )
         a, b = A.clone().requires_grad_(), B.clone().requires_grad_()
         (G * (s * b @ a)).sum().backward()
         assert a.grad is not None and b.grad is not None
-        got = attempt(gradients, G, A, B, s)
-        if not isinstance(got, tuple | list) or len(got) != 2:
-            raise Wrong(
-                "not a pair", f"`factor_gradients` should return (grad_A, grad_B); it returned {type(got).__name__}"
-            )
+        got = as_parts(attempt(gradients, G, A, B, s), ("grad_A", "grad_B"), "`factor_gradients`'s answer")
         # Before the shapes: on a square layer A's gradient turned has B's shape.
         for name, value, want in [("A", got[0], a.grad), ("B", got[1], b.grad)]:
             if isinstance(value, Tensor) and value.dim() == 2 and close(value.detach().T.to(want.dtype), want, 1e-9):
@@ -132,6 +130,10 @@ def factor_gradients(gradients: Callable[[Tensor, Tensor, Tensor, float], tuple[
             }
             if out == inp:
                 bugs["G is transposed"] = s * B.T @ G.T if name == "A" else s * G.T @ A.T
+                other, mixed = ("B", s * A @ G) if name == "A" else ("A", s * G @ B)
+                bugs[f"grad_{name} is made of {name}: it takes {other}"] = mixed
+            ratio = float((gradient * want).sum() / want.square().sum())
+            bugs[f"a scale of {tidy(ratio * s)} stands where s = {s:g} is due"] = ratio * want
             bug = next((bug for bug, wrong in bugs.items() if close(gradient, wrong, 1e-9)), "not the gradient")
             off = float((gradient - want).norm() / want.norm())
             raise Wrong(
@@ -181,17 +183,10 @@ def four_starts(starts: dict[str, tuple[bool, bool]]) -> None:
         raise Wrong("other keys", f"`starts` is a dictionary with the keys {list(STARTS)}")
     formulas = {"silent": "put this start into ΔW = s·B A", "learns": "put this start into ∂A = s·Bᵀ G and ∂B = s·G Aᵀ"}
     for name, scales in STARTS.items():
-        answer, measured = starts[name], _measure(*scales)
-        if (
-            not isinstance(answer, tuple | list)
-            or len(answer) != 2
-            or not all(part in (True, False) for part in answer)
-        ):
-            raise Wrong(
-                "not a pair of True and False", f"`starts[{name!r}]` is {answer!r}; it should be (silent, learns)"
-            )
+        where = f"`starts[{name!r}]`"
+        answer, measured = as_parts(starts[name], ("silent", "learns"), where), _measure(*scales)
         for part, word in enumerate(("silent", "learns")):
-            if bool(answer[part]) != measured[part]:
+            if as_truth(answer[part], f"{word} of {where}") != measured[part]:
                 raise Wrong(f"another answer was measured for `{word}` of {name!r}", formulas[word])
 
 
@@ -221,8 +216,9 @@ def merged_weight(merge: Callable[[Tensor, Tensor, Tensor, float, int], Tensor])
         want = W0 + s * product
         if close(got, want, 1e-9):
             continue
-        rounded = [] if s.is_integer() else [math.floor(s), math.ceil(s)]
+        rounded = [] if s.is_integer() or s < 1 else [math.floor(s), math.ceil(s)]
         scales = [("α/r is rounded to a whole number", float(whole)) for whole in rounded] + [
+            ("the scale is held at 1 or more", 1.0 if s < 1 else s),  # by now rounding has had its name
             ("α is not divided by r", alpha),
             ("1/√r instead of 1/r", alpha / math.sqrt(r)),
             ("the scale is missing", 1.0),
@@ -230,13 +226,19 @@ def merged_weight(merge: Callable[[Tensor, Tensor, Tensor, float, int], Tensor])
             ("α/r is upside down", r / alpha),
             ("the adapter is not added", 0.0),
             ("the adapter is subtracted", -s),
+            ("the adapter is added twice", 2 * s),
+            ("α is missing: divided by r alone", 1 / r),
+            ("α is applied twice", alpha * s),
+            ("divided by r twice", s / r),
         ]
+        p = float(((got - W0) * product).sum() / product.square().sum())
+        scales.append((f"a scale of {tidy(p)} stands where α/r = {tidy(s)} is due", p))
         bugs = [(bug, W0 + scale * product) for bug, scale in scales]
         bugs.append(("W0 is missing", s * product))
         bugs.append(("the scale multiplies W0 too: a missing bracket", s * (W0 + product)))
         if out == inp:
             bugs.append(("transposed product: `A.T @ B.T` is (B A)ᵀ", W0 + s * product.T))
         off = float((got - want).norm() / want.norm())
-        bug = ROUNDED if off < COARSE else "another matrix"
+        bug = ROUNDED if off < COARSE else "W0 and B A are mixed in another way"
         bug = next((name for name, wrong in bugs if close(got, wrong, 1e-9)), bug)
         raise Wrong(bug, f"with out={out}, in={inp}, r={r}, α={alpha:g} the merged weight is off by {percent(off)}")
