@@ -24,7 +24,7 @@ Tensor = torch.Tensor
     task="Write `MyLoRALinear(base_layer, r, lora_alpha)`, an nn.Module over a frozen nn.Linear: A (r, in) random, B (out, r) zero, "
     "and forward returns W₀x + b + (α/r)·B(A x). Keep the factors as `self.A` and `self.B`.",
     wants="MyLoRALinear",
-    shows="Your layer keeps the laws: silent at the start, equal to the dense reference with B ≠ 0, only A and B train, both gradients "
+    shows="Your layer keeps the laws: silent at the start, the same as one matrix W₀ + (α/r)·B A where B ≠ 0, only A and B train, both gradients "
     "are the formula's, and what it saves it loads.",
     hints=(
         "`base_layer.requires_grad_(False)` freezes W₀ and b; `base_layer.in_features` and `.out_features` give the sizes.",

@@ -87,6 +87,7 @@ def law_2(subject: Subject) -> Findings:
                 return
     if subject.A.transposed or subject.B.transposed:
         yield "a factor is stored transposed: right, but others write A as (r, in) and B as (out, r)"
+    yield from there_and_back(subject)
     yield from seeds(subject)
     yield from with_dropout(subject)
     yield from other_shapes(subject)
@@ -100,7 +101,7 @@ def wrong_answer(built: Built, A: Tensor, B: Tensor) -> Finding | None:
     case, training = built.case, built.layer.training
     x = batch(case, dtype=built.W0.dtype)
     with torch.no_grad():
-        y, again = built(x), built(x)
+        y, again, loud = built(x), built(x), built(100 * x)  # loud: what is cut off, or kept from the last call, shows
     if not torch.equal(y, again):
         moved, BA = built.weight.detach() - built.W0, B @ A
         if moved.any():
@@ -108,6 +109,8 @@ def wrong_answer(built: Built, A: Tensor, B: Tensor) -> Finding | None:
             means = f"forward {'adds the adapter into' if added else 'changes'} W₀ itself, once more at each call"
         elif not hears_A(built, A, B):
             means = DRAWN_ANEW
+        elif not the_same_with_a_seed(built, x):
+            means = "forward changes something of its own at every call, a scale perhaps: one input, one output"
         elif not training:
             means = "dropout active in eval: it has to ask `self.training`"
         else:
@@ -115,13 +118,40 @@ def wrong_answer(built: Built, A: Tensor, B: Tensor) -> Finding | None:
         mode = "train" if training else "eval"
         return Finding(f"in {mode} mode the same input gives two different outputs ({case})", means)
     found = measure(built, A, B)
-    bent = float((y.double() - (x.double() @ found.M.T + found.c)).norm() / y.double().norm())
+    bent = max(
+        float((y.double() - (size * x.double() @ found.M.T + found.c)).norm() / y.double().norm())
+        for size, y in ((1, y), (100, loud))
+    )
     if bent > 1e-5:
         return Finding(
             f"the layer is not linear in x: the output for x is {percent(bent)} off the sum over x's entries ({case})",
             ROUNDED if bent < COARSE else "a non-linearity between A and B, or on the output",
         )
     return explain(built, found)
+
+
+def the_same_with_a_seed(built: Built, x: Tensor) -> bool:
+    answers = []
+    for _ in range(2):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            answers.append(built(x))
+    return torch.equal(*answers)
+
+
+def there_and_back(subject: Subject) -> Findings:
+    """Going to train mode and back changes nothing."""
+    built = subject.build(WIDE)
+    A, B = (factor.clone() for factor in subject.set_factors(built))
+    built.layer.train().eval()
+    for name, factor, kept in zip("AB", subject.factors(built), (A, B)):
+        if not torch.equal(factor, kept):
+            yield Finding(f"going to train mode and back changes {name}", f"`train()` or `eval()` sets {name} anew")
+            return
+    if not torch.equal(built.weight.detach(), built.W0):
+        yield Finding(
+            "going to train mode and back changes W₀", "`train()` or `eval()` merges, and does not put W₀ back"
+        )
 
 
 DRAWN_ANEW = "A is drawn anew at every call: random numbers are drawn once, in `__init__`, and kept in `self.A`"

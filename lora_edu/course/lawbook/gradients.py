@@ -42,12 +42,11 @@ def law_3(subject: Subject) -> Findings:
             )
     names = {subject.A.path, subject.B.path}
     values = {path: t.detach().clone() for path, (_, t) in held.items()}  # before training
-    extra = {
-        path: t for path, (kind, t) in held.items() if kind == "parameter" and t.requires_grad and path not in names
-    }
+    extra = {path: held[path][1] for path in trains(built) - names}
     moved = 0.0
     for training in (False, True):
         trained = subject.build(WIDE).train(training)
+        extra |= {path: values[path] for path in trains(trained) - names if path in values}
         subject.set_factors(trained)
         moved = max(moved, train_briefly(trained))
     for path in extra:
@@ -66,6 +65,10 @@ def law_3(subject: Subject) -> Findings:
             if isinstance(fresh.layer, nn.Linear)
             else "W₀ copied: keep the base layer itself, or the weight costs its memory twice",
         )
+
+
+def trains(built: Built) -> set[str]:
+    return {path for path, (kind, t) in tensors(built.layer).items() if kind == "parameter" and t.requires_grad}
 
 
 def explain_extra(built: Built, path: str, tensor: Tensor, moved: float) -> Finding:
@@ -149,7 +152,9 @@ def law_4(subject: Subject) -> Findings:
                     else "a part of the forward is hidden from autograd",
                 )
                 return
-        yield from first_step(subject, case, x, R, s, training=training)
+        if found_there := list(first_step(subject, case, x, R, s, training=training)):
+            yield from found_there
+            return
 
 
 def start_has_room(A: Tensor, B: Tensor) -> Findings:

@@ -35,7 +35,7 @@ QUIZ = Quiz(
         ),
         Item(
             "02.q4",
-            "On the digits network ΔW needs about 14 directions for 90 %, and training at r = 4 comes within two points of training everything. How do the two fit together?",
+            "On the digits network AdamW's ΔW needs about 14 directions for 90 %, and training at r = 4 comes within two points of training everything. How do the two fit together?",
             (
                 Option("The energy of one ΔW and the rank that a task needs are two questions.", "Training at r = 4 finds another change, one that has rank 4.", True),
                 Option("They do not: r must be at least 14.", "That would hold if the change of rank 4 had to be a copy of that ΔW."),
@@ -46,7 +46,7 @@ QUIZ = Quiz(
             "02.q5",
             "“Pretrained weights are low-rank, so their updates are too.” What do the measurements of this chapter say?",
             (
-                Option("W₀ is not low-rank, and an update is nearer to it. The second does not follow from the first.", "Two matrices, two spectra. And a network trained from random weights changed along as few directions.", True),
+                Option("W₀ is not low-rank, and an update needs fewer directions. The second does not follow from the first.", "Two matrices, two spectra. How few, the optimiser decides as well; and a network trained from random weights changed along as few.", True),
                 Option("Both are low-rank.", "W₀ comes near noise in most matrices: count its directions in the widget."),
                 Option("Neither: ΔW is as flat as noise.", "ΔW needs far fewer directions than W₀ and than noise."),
             ),
