@@ -35,7 +35,7 @@ QUIZ = Quiz(
         ),
         Item(
             "02.q4",
-            "On the digits network AdamW's ΔW needs about 14 directions for 90 %, and training at r = 4 comes within two points of training everything. How do the two fit together?",
+            "On the digits network AdamW's ΔW needs about 14 directions for 90 %, and training at r = 4 comes within a few points of training everything. How do the two fit together?",
             (
                 Option("The energy of one ΔW and the rank that a task needs are two questions.", "Training at r = 4 finds another change, one that has rank 4.", True),
                 Option("They do not: r must be at least 14.", "That would hold if the change of rank 4 had to be a copy of that ΔW."),
