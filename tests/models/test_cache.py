@@ -12,7 +12,7 @@ import pytest
 import torch
 from tiny_cache import TINY, offline, pip_settings, same_weights
 
-from lora_edu.errors import DownloadError, ModelError
+from lora_edu.errors import DiskFullError, DownloadError, ModelError
 from lora_edu.models import cache as models
 from lora_edu.models import hub, load_base, packages
 
@@ -193,3 +193,45 @@ class Listing(list):
 
     def __exit__(self, *_):
         return None
+
+
+# --- seals, and a disk that is full
+
+
+def test_a_flipped_bit_is_seen_when_a_files_time_changed_and_always_when_every_byte_is_asked(cache):
+    weights = cache / TINY / "model.safetensors"
+    before = weights.stat()
+    content = bytearray(weights.read_bytes())
+    content[-3] ^= 64
+    weights.write_bytes(content)
+    assert not models.is_complete(cache / TINY)
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))  # as a disk's own fault leaves it
+    assert models.is_complete(cache / TINY) and not models.is_complete(cache / TINY, every_byte=True)
+    models.fetch(TINY, every_byte=True)
+    assert models.is_complete(cache / TINY, every_byte=True) and same_weights(load_base(TINY, device="cpu").model)
+
+
+def test_a_copy_of_the_cache_is_whole_and_gets_a_seal_of_its_own(cache):
+    weights = cache / TINY / "model.safetensors"
+    os.utime(weights)
+    assert models.is_complete(cache / TINY)
+    models.fetch(TINY)
+    marker = json.loads((cache / TINY / "COMPLETE.json").read_text())
+    assert marker["mtime_ns"]["model.safetensors"] == weights.stat().st_mtime_ns
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "5", '{"files": 5}', '{"files": {}}', '{"files": {"../x": 1}}', "[" * 100_000]
+)
+def test_a_damaged_marker_is_a_damaged_copy_and_no_error(cache, content):
+    (cache / TINY / "COMPLETE.json").write_text(content)
+    assert not models.is_complete(cache / TINY)
+    assert same_weights(load_base(TINY, device="cpu").model)
+
+
+def test_a_full_disk_is_called_that_and_not_the_network(no_cache, monkeypatch):
+    said = "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device"
+    monkeypatch.setattr(packages, "_run_with_bar", lambda *_: (1, said))
+    with pytest.raises(DiskFullError, match=r"disk is full.*LORA_EDU_CACHE") as error:
+        load_base(TINY)
+    assert "network" not in str(error.value)
