@@ -28,6 +28,7 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 
 from lora_edu.adapters import LoRAConfig, inject
+from lora_edu.adapters import folder as adapter_folder
 from lora_edu.adapters import save_load as checkpoint
 from lora_edu.errors import LoRAEduError
 from lora_edu.models.sharded import is_sharded, whole
@@ -170,9 +171,9 @@ def saved_adapter(folder: Path, way: str, name: str) -> None:
 
     run = trainer(way, None, **BEST)
     run.train()
-    checkpoint.save_file, original = counted, checkpoint.save_file
+    adapter_folder.save_file, original = counted, adapter_folder.save_file
     checkpoint.save(run.model if way == "fsdp" else run.model.module, folder / name)
-    checkpoint.save_file = original
+    adapter_folder.save_file = original
     leave(folder, name, run, written=len(written), best=run.history.best)
 
 

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from toy_runs import PressCtrlC, ScriptedLoss, collate, farthest, sentences, weights
 
 from lora_edu.adapters import LoRAConfig, inject
+from lora_edu.adapters import folder as adapter_folder
 from lora_edu.adapters import save_load as checkpoint
 from lora_edu.errors import DataError, DiskFullError, TrainingError
 from lora_edu.training import TrainConfig, Trainer, causal_lm_loss, folder
@@ -424,7 +425,7 @@ def test_a_full_disk_leaves_the_adapter_that_was_there(tmp_path, monkeypatch, er
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with torch.no_grad():
         model.model.layers[0].mlp.up_proj.B.fill_(1.0)
-    FullDisk(monkeypatch, checkpoint, error)
+    FullDisk(monkeypatch, adapter_folder, error)
     with pytest.raises(DiskFullError, match=r"The disk is full\. adapter_model\.safetensors needs .* MB"):
         checkpoint.save(model, tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
