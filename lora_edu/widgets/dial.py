@@ -203,7 +203,7 @@ def _mark(canvas: Canvas, at: tuple[float, float], row: int) -> None:
         canvas.dot(x, y, 5, CYCLE[row], INK)
 
 
-def _lines(answer: str, size: float = 14, width: float = WIDTH - 110) -> list[str]:
+def _lines(answer: str, size: float = 14, width: float = WIDTH - 130) -> list[str]:
     """The answer in at most LINES lines that fit, with an ellipsis where the rest is left out.
 
     A model that is turned too far may answer without a space: long words are broken.
