@@ -151,7 +151,7 @@ def test_fsdp_shards_every_weight_and_moment(runs):
 
 def test_what_a_process_keeps_is_what_the_ledger_says(runs):
     model = adapted()
-    ledger = memory.sharded(memory.predict(model, 2, 7), model, processes=2)
+    ledger = memory.sharded(memory.predict_memory(model, 2, 7), model, processes=2)
     found = of(runs, "shards")
     assert found["weights"] + found["gradients"] == ledger.weights + ledger.gradients - ledger.gathered
     assert found["optimizer"] == ledger.optimizer
