@@ -348,7 +348,7 @@ def test_layers_may_be_named_from_either_end_and_nothing_painted_costs_nothing()
     [
         (" ".join(KINDS), 8, "the one to beat"),
         ("q v", 42, "0.610 (0.600 to 0.620 over 3 seeds): at this learning rate worse than all-linear at 0.520"),
-        ("o down", 25, "0.420 (0.400 to 0.450 over 3 seeds): better than all-linear"),
+        ("o down", 25, "0.420 (0.400 to 0.450 over 3 seeds): at this learning rate better than all-linear"),
         ("v", 106, "0.510 (0.490 to 0.530 over 3 seeds): all-linear has 0.520, and the seeds overlap"),
         ("k", 128, "no score, and none is made up"),  # in the grid, but never run
         ("q v", 41, "Not measured at r = 41, but at r = 42"),
