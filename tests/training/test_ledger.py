@@ -152,7 +152,7 @@ def test_sgd_has_no_state():
 def test_what_cannot_be_predicted_is_named():
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    with pytest.raises(ConfigError, match=r"GPT2LMHeadModel is not Llama-shaped.*measure\(\) counts them"):
+    with pytest.raises(ConfigError, match=r"GPT2LMHeadModel is not Llama-shaped.*measure_memory\(\) counts them"):
         predict_memory(GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=16)), 1, 8)
     with pytest.raises(ConfigError, match="No shape is called 'llama-9'"):
         predict_memory("llama-9", 1, 8)

@@ -199,7 +199,9 @@ def test_an_answer_of_any_length_fits_in_its_lines(answer):
 
 
 def test_words_that_the_base_does_not_say_are_marked():
-    data = DialData([0.0, 1.0], ["q"], [["I know not where."], ["And I knowest not where."]], {"loss": [1.0, 2.0]}, "", "")
+    data = DialData(
+        [0.0, 1.0], ["q"], [["I know not where."], ["And I knowest not where."]], {"loss": [1.0, 2.0]}, "", ""
+    )
     widget = AdapterDial(data)
 
     def marked():

@@ -38,17 +38,19 @@ Who trains calls `variant_loss(model)` before the backward pass and `after_step(
 the gradients are still there; both are in `lora_edu.adapters` and do nothing for plain LoRA.
 """
 
+from __future__ import annotations
+
 import importlib
 import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from torch import Tensor, nn
-
 from lora_edu.errors import AdapterError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a configuration, and with it the command line's --help, is read without torch
+    from torch import Tensor, nn
+
     from lora_edu.adapters.layer import LoRALayer
     from lora_edu.adapters.targets import Target
 
@@ -77,16 +79,16 @@ class Variant:
     needs_data: ClassVar[bool] = False  # whether `start` wants batches: inject(model, config, data=batches)
 
     # -- tensors ------------------------------------------------------------------------------------------------------
-    def slots(self, target: "Target") -> dict[str, Slot]:
+    def slots(self, target: Target) -> dict[str, Slot]:
         """{slot: shape …} of one layer. A slot's name begins with `lora_`, which is how adapters are told from the base."""
         n_out, n_in = target.shape
         return {"lora_A": Slot((target.r, n_in)), "lora_B": Slot((n_out, target.r))}
 
-    def shared(self, targets: Sequence["Target"]) -> dict[str, Slot]:
+    def shared(self, targets: Sequence[Target]) -> dict[str, Slot]:
         """{slot: shape …} of tensors that exist once and belong to every layer, sized by all of them."""
         return {}
 
-    def start(self, model: nn.Module, layers: Mapping[str, "LoRALayer"], name: str, data: Any = None) -> None:
+    def start(self, model: nn.Module, layers: Mapping[str, LoRALayer], name: str, data: Any = None) -> None:
         """Give all tensors their values, without gradients; `data` is what `inject` was given. Shared tensors are in every layer.
 
         What needs gradients of the base switches them on itself (`torch.enable_grad()`), and leaves the model as it found it.
@@ -94,29 +96,29 @@ class Variant:
         for layer in layers.values():
             self.reset(layer, name)
 
-    def reset(self, layer: "LoRALayer", name: str) -> None:
+    def reset(self, layer: LoRALayer, name: str) -> None:
         """Values of one layer's own tensors at the start, such that ΔW = 0."""
         layer.reset_factors(layer.tensor("lora_A", name), layer.tensor("lora_B", name), True)
 
     # -- arithmetic ----------------------------------------------------------------------------------------------------
-    def update(self, layer: "LoRALayer", name: str, x: Tensor, base_output: Tensor) -> Tensor:
+    def update(self, layer: LoRALayer, name: str, x: Tensor, base_output: Tensor) -> Tensor:
         """Δy (..., out), which is added to the base layer's output `base_output` (bias included), as trained (dial = 1)."""
         raise NotImplementedError
 
-    def delta(self, layer: "LoRALayer", name: str) -> Tensor:
+    def delta(self, layer: LoRALayer, name: str) -> Tensor:
         """ΔW (out, in) such that Δy = x ΔWᵀ (+ delta_bias), in the tensors' own precision."""
         raise NotImplementedError
 
-    def delta_bias(self, layer: "LoRALayer", name: str) -> Tensor | None:
+    def delta_bias(self, layer: LoRALayer, name: str) -> Tensor | None:
         """What is added to the bias (out,), for a variant that changes it."""
         return None
 
     # -- training ------------------------------------------------------------------------------------------------------
-    def penalty(self, layers: Mapping[str, "LoRALayer"], name: str) -> Tensor | None:
+    def penalty(self, layers: Mapping[str, LoRALayer], name: str) -> Tensor | None:
         """A term of the loss, in the loss's own unit (a mean, not a sum), or None."""
         return None
 
-    def after_step(self, layers: Mapping[str, "LoRALayer"], name: str, step: int, steps: int) -> None:
+    def after_step(self, layers: Mapping[str, LoRALayer], name: str, step: int, steps: int) -> None:
         """Called without gradients after optimiser step `step` (1 …) of `steps`; each parameter's `.grad` is that step's."""
 
     # -- on disk -------------------------------------------------------------------------------------------------------
@@ -134,7 +136,7 @@ class Variant:
         raise NotImplementedError
 
     @classmethod
-    def from_config(cls, content: dict[str, Any]) -> "Variant | None":
+    def from_config(cls, content: dict[str, Any]) -> Variant | None:
         """The variant that `content` describes, its keys taken out of `content`; None when it describes another."""
         raise NotImplementedError
 
