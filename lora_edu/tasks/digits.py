@@ -48,7 +48,7 @@ def network(seed: int = 0) -> nn.Sequential:
         return nn.Sequential(*layers[:-1])
 
 
-def fit(
+def train_digits(
     model: nn.Module,
     digits: Digits,
     *,

@@ -4,7 +4,7 @@ import copy
 
 import torch
 
-from lora_edu.tasks.digits import accuracy, fit, load_digits, network
+from lora_edu.tasks.digits import accuracy, load_digits, network, train_digits
 
 
 def test_turned_digits_are_the_same_digits_turned_and_no_test_digit_is_trained_on():
@@ -20,13 +20,13 @@ def test_turned_digits_are_the_same_digits_turned_and_no_test_digit_is_trained_o
 
 
 def test_the_network_learns_to_read_upright_digits_and_cannot_read_turned_ones():
-    model = fit(network(), load_digits(), epochs=4)
+    model = train_digits(network(), load_digits(), epochs=4)
     assert accuracy(model, load_digits(), "valid") > 0.9
     assert accuracy(model, load_digits()) > 0.9 > 0.4 > accuracy(model, load_digits(turned=True))
 
 
 def test_sgd_takes_other_steps_than_adamw():
     start, digits = network(), load_digits()
-    by_adam, by_sgd = (fit(copy.deepcopy(start), digits, epochs=1, momentum=m) for m in (None, 0.9))
+    by_adam, by_sgd = (train_digits(copy.deepcopy(start), digits, epochs=1, momentum=m) for m in (None, 0.9))
     moved = [(end[2].weight - start[2].weight).abs() for end in (by_adam, by_sgd)]
     assert moved[0].median() > 0.1 * moved[0].max() and moved[1].median() < 0.1 * moved[1].max()
