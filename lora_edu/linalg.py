@@ -1,4 +1,4 @@
-"""Singular values and what they say about a matrix: truncation, its error, energy, rank, angles. Chapters 01 and 02.
+"""Singular values and what they say about a matrix: truncation, its error, energy, rank, angles. Chapters 01, 02 and 07.
 
 A matrix M of shape (m, n) is M = U diag(S) Vh, with S sorted from large to small. Every function takes and returns
 torch tensors on any device; everything is computed in at least float32, because half precision has no SVD.
@@ -8,6 +8,8 @@ import math
 
 import torch
 from torch import Tensor
+
+_MORE, _OVERSAMPLED = 16, 4  # of the randomised SVD: directions beside those asked for; how small a part these must be
 
 
 def _checked(matrix: Tensor) -> Tensor:
@@ -87,13 +89,57 @@ def svd_of_product(B: Tensor, A: Tensor, r: int | None = None) -> tuple[Tensor, 
     return Q_b @ U[:, :r], S[:r], Vh[:r] @ Q_a.T
 
 
-def principal_angles(P: Tensor, Q: Tensor) -> Tensor:
-    """Angles in degrees, small to large, between the column spaces of P (m, p) and Q (m, q): (min(p, q),). Chapter 02.
+def leading_svd(matrix: Tensor, r: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """The r largest singular triplets U (m, r), S (r,), Vh (r, n) of a whole matrix; all of them when `r` is None. Chapter 07.
 
-    0 means a shared direction, 90 a direction of one that the other has nothing of. Source: Björck and Golub 1973.
+    Where r is a small part of the smaller side, by subspace iteration from a fixed random start (Halko, Martinsson and Tropp 2011):
+    2·5 products with an (m, r + 16) matrix instead of a whole SVD. What it gives is U Uᵀ M exactly, so Σσ² is what it holds of ‖M‖_F²
+    and the rest is its error, whether or not U is quite the best of its rank.
     """
-    if P.shape[0] != Q.shape[0]:
-        raise ValueError(f"columns of length {P.shape[0]} and {Q.shape[0]} do not live in the same space")
-    U, _ = torch.linalg.qr(_checked(P))
-    V, _ = torch.linalg.qr(_checked(Q))
-    return torch.rad2deg(torch.acos(torch.linalg.svdvals(U.T @ V).clamp(-1, 1)))
+    M = _checked(matrix)
+    if r is None or _OVERSAMPLED * (r + _MORE) > min(M.shape):
+        return truncated_svd(M, r)
+    start = torch.randn(M.shape[1], r + _MORE, generator=torch.Generator().manual_seed(0)).to(M)
+    Q, _ = torch.linalg.qr(M @ start)  # (m, r + 16)
+    for _ in range(4):
+        Q, _ = torch.linalg.qr(M.T @ Q)
+        Q, _ = torch.linalg.qr(M @ Q)
+    U, S, Vh = torch.linalg.svd(Q.T @ M, full_matrices=False)  # of an (r + 16, n) matrix
+    return Q @ U[:, :r], S[:r], Vh[:r]
+
+
+def norm_of_product(B: Tensor, A: Tensor) -> float:
+    """‖B A‖_F for thin factors B (m, k) and A (k, n), without building the product: ‖R_b R_aᵀ‖_F of their QR. Chapter 07.
+
+    The distance of two such products is that of their stacked factors: ‖B₁A₁ − B₂A₂‖_F = ‖[B₁, −B₂] [A₁; A₂]‖_F.
+    """
+    R_b = torch.linalg.qr(_checked(B).double(), mode="r").R  # (k, k)
+    R_a = torch.linalg.qr(_checked(A).double().T, mode="r").R  # (k, k)
+    return float(torch.linalg.norm(R_b @ R_a.T))
+
+
+def inner_of_products(B1: Tensor, A1: Tensor, B2: Tensor, A2: Tensor) -> float:
+    """⟨B₁A₁, B₂A₂⟩_F = tr(A₁ᵀB₁ᵀB₂A₂) = Σ (B₁ᵀB₂) ⊙ (A₁A₂ᵀ): two k₁ × k₂ matrices instead of two (m, n). Chapter 07."""
+    left = _checked(B1).double().T @ _checked(B2).double()  # (k₁, k₂)
+    right = _checked(A1).double() @ _checked(A2).double().T  # (k₁, k₂)
+    return float((left * right).sum())
+
+
+def principal_angles(U: Tensor, V: Tensor) -> Tensor:
+    """Angles in degrees, small to large, between the column spaces of U (m, p) and V (m, q). Chapter 07.
+
+    0 means a shared direction, 90 a direction of one that the other has nothing of. There are as many as the smaller space has
+    dimensions: columns that depend on the others count for nothing. In float64: the arc cosine of a number near 1 sees half its digits.
+    Source: Björck and Golub 1973. Raises ValueError where the columns differ in length.
+    """
+    if U.shape[0] != V.shape[0]:
+        raise ValueError(f"columns of length {U.shape[0]} and {V.shape[0]} do not live in the same space")
+    cosines = torch.linalg.svdvals(_basis(U).T @ _basis(V))
+    return torch.rad2deg(torch.acos(cosines.clamp(-1, 1)))
+
+
+def _basis(matrix: Tensor) -> Tensor:
+    """An orthonormal basis (m, k) of the column space, k the numerical rank in the matrix's own precision; in float64."""
+    M = _checked(matrix)
+    Q, S, _ = torch.linalg.svd(M.double(), full_matrices=False)
+    return Q[:, : numerical_rank(S.to(M.dtype), (M.shape[0], M.shape[1]))]

@@ -49,14 +49,20 @@ class WeightsFile:
 
     def __init__(self, path: Path, file: Any) -> None:
         self._file, self._path = file, path
+        self._names: Mapping[str, str] = {}
         self.metadata: dict[str, str] = file.metadata() or {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         for key in file.keys():  # noqa: SIM118  (a safetensors file, no dict)
             self.shapes[key] = tuple(file.get_slice(key).get_shape())
 
+    def rename(self, names: Mapping[str, str]) -> None:
+        """From here on know each tensor by another key, {new key: key in the file}; all of them are in `names`."""
+        self.shapes = {new: self.shapes[old] for new, old in names.items()}
+        self._names = names
+
     def tensors(self, keys: Any) -> dict[str, Tensor]:
         """{key: tensor} of these keys."""
-        return {key: self._file.get_tensor(key) for key in keys}
+        return {key: self._file.get_tensor(self._names.get(key, key)) for key in keys}
 
 
 @contextmanager

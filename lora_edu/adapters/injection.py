@@ -53,7 +53,7 @@ def install(
 ) -> nn.Module:
     """`inject` with the plan already made. `empty` leaves the factors without values, for a caller that has some to put in."""
     state = state_of(model) if adapter_names(model) else AdapterState()
-    _check_name(state, name)
+    check_name(state, name)
     refuse_merged(state)
     refuse_peft(model)
     variant = config.variant
@@ -114,7 +114,8 @@ def install(
     return model
 
 
-def _check_name(state: AdapterState, name: str) -> None:
+def check_name(state: AdapterState, name: str) -> None:
+    """Raise AdapterError for a name that is taken, or that cannot be one."""
     if name in state.configs:
         raise AdapterError(
             f"there is an adapter {name!r} already: choose another name, or remove_adapter(model, {name!r}) first"

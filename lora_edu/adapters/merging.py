@@ -1,4 +1,4 @@
-"""Fold adapters into the weights and take them out again; make one adapter of several. Chapter 07.
+"""Fold adapters into the weights and take them out again. Chapter 07.
 
 merge: W ← W₀ + s·B A, so that inference costs what the base costs (Hu et al. 2021, §4.1). unmerge gives W₀ back bit for
 bit, because W₀ was kept: subtracting what was added does not, since every sum of floats is rounded (law 5).
@@ -8,14 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from lora_edu.adapters.config import LoRAConfig
-from lora_edu.adapters.finding import adapter_parameters, lora_layers, of_base, saved_modules, state_of
+from lora_edu.adapters.finding import lora_layers, of_base, saved_modules, state_of
 from lora_edu.adapters.layer import LoRALayer
-from lora_edu.errors import AdapterError, MergeError
-from lora_edu.linalg import numerical_rank, svd_of_product
+from lora_edu.errors import MergeError
 from lora_edu.models.modules import unwrap
 
 
@@ -121,84 +118,3 @@ def _refuse_tied(model: Any, layers: Mapping[str, LoRALayer]) -> None:
         raise MergeError(
             "a tied embedding or head was trained in full, and a saved model would tie it again: untie(model) first"
         )
-
-
-# -- several adapters into one -----------------------------------------------------------------------------------------
-@torch.no_grad()
-def combine(
-    model: nn.Module, weights: Mapping[str, float], into: str = "combined", method: str = "cat", r: int | None = None
-) -> None:
-    """Add the adapter `into`, whose update is Σ weightᵢ·ΔWᵢ of the adapters named in `weights`; inactive at first. Chapter 07.
-
-    method="cat"     factors stacked: exact, rank Σrᵢ.
-    method="compact" the same sum, exact, at the smallest rank that holds it (two adapters may share directions).
-    method="svd"     the best approximation of rank `r` (default: the largest rᵢ); Eckart–Young, exact once r = Σrᵢ.
-
-    Averaging A with A and B with B, as PEFT's "linear" does, is *not* the sum: it adds cross terms B₁A₂ that neither adapter learnt.
-    It is refused by that name. Raises AdapterError for unknown or taken names, modules trained in full, variants, or an unknown method.
-    """
-    state = state_of(model)
-    if method == "linear":
-        raise AdapterError(
-            'method="linear": PEFT\'s method of that name adds A with A and B with B, which is another update than the sum of the '
-            "adapters'; choose cat or compact for the sum, svd for the nearest of a given rank"
-        )
-    if method not in ("cat", "compact", "svd"):
-        raise AdapterError(f"method={method!r}: choose cat, compact or svd")
-    if into in state.configs:
-        raise AdapterError(f"there is an adapter {into!r} already: choose another name")
-    if unknown := [n for n in weights if n not in state.configs]:
-        raise AdapterError(f"no adapter {', '.join(unknown)}; the model has: {', '.join(state.configs)}")
-    if len(weights) < 1:
-        raise AdapterError("name at least one adapter to combine")
-    if whole := [n for n in weights if state.configs[n].modules_to_save]:
-        raise AdapterError(f"{', '.join(whole)} trained whole modules, which have no factors to combine")
-    if varied := [n for n in weights if state.configs[n].variant]:
-        raise AdapterError(
-            f"{', '.join(varied)} are more than factors B A, and have no sum of that form: merge them instead"
-        )
-    if r is not None and (method != "svd" or r < 1):
-        raise AdapterError(f"r={r} with method={method!r}: only svd takes a rank, of at least 1")
-
-    made: dict[str, tuple[Tensor, Tensor]] = {}
-    for path, layer in lora_layers(model).items():
-        present = {n: w for n, w in weights.items() if n in layer.scalings}
-        if present:
-            made[path] = _combined_factors(layer, present, method, r or max(state.configs[n].r for n in weights))
-    ranks = {path: A.shape[0] for path, (A, _) in made.items()}
-    top = max(ranks.values())
-    config = LoRAConfig(
-        r=top,
-        lora_alpha=top,  # s = 1: every scale is inside the factors
-        target_modules=tuple(ranks),
-        rank_pattern={path.replace(".", r"\."): rank for path, rank in ranks.items() if rank != top},
-        alpha_pattern={path.replace(".", r"\."): rank for path, rank in ranks.items() if rank != top},
-        fan_in_fan_out=any(state.configs[n].fan_in_fan_out for n in weights),
-    )
-    layers = lora_layers(model)
-    for path, (A, B) in made.items():
-        layer = layers[path]
-        layer.add_adapter(into, ranks[path], ranks[path])
-        for factor, value in zip(layer.factors, (A, B)):
-            factor[into].copy_(value)
-    state.configs[into] = config
-    for parameter in adapter_parameters(model, into).values():
-        parameter.requires_grad_(False)
-
-
-def _combined_factors(layer: LoRALayer, weights: Mapping[str, float], method: str, r: int) -> tuple[Tensor, Tensor]:
-    """A (k, in) and B (out, k) with B A = Σ weight·s·BᵢAᵢ, exactly or as the nearest of rank r."""
-    As, Bs = layer.factors
-    A = torch.cat([As[n] for n in weights])  # (Σr, in)
-    B = torch.cat([w * layer.scalings[n] * Bs[n] for n, w in weights.items()], dim=1)  # (out, Σr)
-    if method == "cat":
-        if A.shape[0] <= min(layer.shape):
-            return A, B
-        method, r = (
-            "svd",
-            min(layer.shape),
-        )  # no update has a rank above the layer's: the SVD is exact here, and smaller
-    U, S, Vh = svd_of_product(B, A)
-    k = max(1, numerical_rank(S, layer.shape)) if method == "compact" else min(r, len(S))
-    root = S[:k].sqrt()
-    return root[:, None] * Vh[:k], U[:, :k] * root

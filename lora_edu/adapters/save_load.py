@@ -20,6 +20,7 @@ from lora_edu.adapters.identity import fingerprint, resized
 from lora_edu.adapters.injection import install
 from lora_edu.adapters.keys import PREFIX, Expected, base_by_key, disk_key, expected, plain_key, written
 from lora_edu.adapters.layer import DEFAULT
+from lora_edu.adapters.prefixes import complaint, mending
 from lora_edu.adapters.targets import plan, saved_paths
 from lora_edu.errors import CheckpointError, LoRAEduError
 from lora_edu.models.modules import unwrap
@@ -69,10 +70,13 @@ def save(model: nn.Module, folder: str | Path, name: str = DEFAULT) -> Path:
     return folder
 
 
-def load(model: nn.Module, folder: str | Path, name: str = DEFAULT, trainable: bool = False) -> nn.Module:
+def load(
+    model: nn.Module, folder: str | Path, name: str = DEFAULT, trainable: bool = False, mend_keys: bool = False
+) -> nn.Module:
     """Put the adapter in `folder`, written here or by PEFT, into `model` as `name`, active; in place. Laws 6 and 7, chapter 07.
 
-    trainable=True goes on training it; otherwise nothing trains. Returns the same model.
+    trainable=True goes on training it; otherwise nothing trains. mend_keys=True also reads a folder all of whose keys have the wrong
+    prefix (PEFT loads nothing of it, with a warning), by the one rule that the error names without it. Returns the same model.
 
     Raises CheckpointError, with the model as it was, when a file is missing or damaged, or tensors are missing, unexpected,
     of another shape or kind, or not finite. Warns when the adapter was trained on a base with other weights, and when it brings the
@@ -85,7 +89,11 @@ def load(model: nn.Module, folder: str | Path, name: str = DEFAULT, trainable: b
             config = _with_tied(inner, config, file.shapes, trainable)
             targets, saved = plan(inner, config, from_disk=True), saved_paths(inner, config, strict=False)
             wanted = expected(inner, config, targets, saved, name)
+            mended = mending(wanted, file.shapes)
+            if mended and mend_keys:
+                file.rename(mended.names)
             faults = _differences(wanted, file.shapes)
+            faults = (complaint(wanted, file.shapes, mended) if faults else []) + faults
             base = _of_base(inner, file, wanted) if file.shapes.keys() - wanted.keys() else {}
             ready, more = _read(file, wanted) if not faults else ({}, [])
             rows, others = _compared(file, base, wanted)

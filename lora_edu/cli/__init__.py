@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from lora_edu import __version__
-from lora_edu.cli import answer, chat, eval, merge, setup, sweep, train
+from lora_edu.cli import answer, chat, combine, eval, extract, merge, resize, setup, sweep, train
 from lora_edu.errors import LoRAEduError
 
 
@@ -73,6 +73,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": train.train,
     "eval": eval.evaluate,
     "merge": merge.merge,
+    "combine": combine.combine,
+    "resize": resize.resize,
+    "extract": extract.extract,
     "chat": chat.chat,
     "answer": answer.answer,
     "sweep": sweep.sweep,

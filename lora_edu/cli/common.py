@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -58,6 +61,27 @@ def writable(folder: Path) -> None:
         raise LoRAEduError(f"{folder} cannot be a folder: {there} is a file. Choose another --out.")
     if not os.access(there, os.W_OK | os.X_OK):
         raise LoRAEduError(f"nothing can be written into {there}: choose another --out, or change its permissions.")
+
+
+def must_be_new(out: Path) -> None:
+    """Raises LoRAEduError, before anything slow begins, where `out` is there already or could not be written."""
+    if out.exists():
+        raise LoRAEduError(f"{out} is there already, and nothing is overwritten: choose another --out")
+    writable(out)
+
+
+@contextmanager
+def written_whole(out: Path) -> Iterator[Path]:
+    """A folder to write into: it becomes `out` when the block ends, and is gone when the block fails or is interrupted."""
+    part = out.with_name(out.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    os.replace(part, out)
 
 
 def chosen_task(text: str) -> Any:

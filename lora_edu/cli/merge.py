@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lora_edu.cli.common import Adapter, Folder, Model, Scale, opened, the_adapter, writable
-from lora_edu.errors import LoRAEduError
+from lora_edu.cli.common import Adapter, Folder, Model, Scale, must_be_new, opened, the_adapter, written_whole
 
 
 def merge(
@@ -38,9 +35,7 @@ def merge(
     from lora_edu.data.templates import prompt_ids
     from lora_edu.models.base import load_base
 
-    if out.exists():
-        raise LoRAEduError(f"{out} is there already, and nothing is overwritten: choose another --out")
-    writable(out)
+    must_be_new(out)
     base, tokenizer = opened(model, the_adapter(folder, adapter, needed=True), scale)
     if untie:
         separate(base)
@@ -51,12 +46,10 @@ def merge(
         expected = base(ids).logits.float()
         typer.echo(str(fold(base, keep_base=False)))
         unload(base)
-        part = out.with_name(out.name + ".part")
-        shutil.rmtree(part, ignore_errors=True)
-        base.save_pretrained(part)
-        tokenizer.save_pretrained(part)
-        difference = (load_base(part).model(ids).logits.float() - expected).abs().max()
-    os.replace(part, out)
+        with written_whole(out) as part:
+            base.save_pretrained(part)
+            tokenizer.save_pretrained(part)
+            difference = (load_base(part).model(ids).logits.float() - expected).abs().max()
     typer.echo(
         f"Written to {out}. Reloaded, its logits differ from the adapter's by at most {difference:.1g} (they reach {expected.abs().max():.0f})."
     )

@@ -62,6 +62,23 @@ def trained_on(adapter: Path | None, rows: Sequence[Any]) -> int:
     return sum(key in seen for key in _hashes(rows))
 
 
+def keep_of(runs: Sequence[Path], folder: Path) -> None:
+    """Keep beside an adapter that was made of others what is known of their runs: every row that one of them was trained on, the settings
+    that all had in common, and, of a single one, the rows that it held out."""
+    known_rows = [run / TRAINED_ON for run in runs if (run / TRAINED_ON).is_file()]
+    if known_rows:
+        seen = {key for path in known_rows for key in path.read_text(encoding="utf-8").split()}
+        (folder / TRAINED_ON).write_text("\n".join(sorted(seen)) + "\n", encoding="utf-8")
+    first, *others = (run_of(run) for run in runs)
+    alone = not others
+    wanted = first if alone else {key: first[key] for key in ("model", "system", "max_length") if key in first}
+    shared = {key: value for key, value in wanted.items() if all(other.get(key) == value for other in others)}
+    if shared:
+        write_run(folder, shared)
+    if alone and (runs[0] / HELD_OUT).is_file():
+        (folder / HELD_OUT).write_bytes((runs[0] / HELD_OUT).read_bytes())
+
+
 def _hashes(rows: Iterable[Any]) -> list[str]:
     from lora_edu.data.splits import input_key
 

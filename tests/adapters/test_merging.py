@@ -1,4 +1,4 @@
-"""Law 5 on a whole model, tied weights, and combinations that are exact to their definition."""
+"""Law 5 on a whole model, and tied weights."""
 
 import pytest
 import torch
@@ -7,8 +7,6 @@ from helpers import randomise, tokens
 
 from lora_edu.adapters import (
     LoRAConfig,
-    adapter_parameters,
-    combine,
     inject,
     lora_layers,
     merge,
@@ -19,7 +17,7 @@ from lora_edu.adapters import (
     untie,
 )
 from lora_edu.adapters.finding import base_parameters
-from lora_edu.errors import AdapterError, MergeError
+from lora_edu.errors import MergeError
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-4), (torch.bfloat16, 0.1)])
@@ -107,71 +105,3 @@ def test_a_tied_head_trained_in_full_is_refused_until_it_is_untied():
     model = inject(make_tiny_llama(tied=True), LoRAConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"]))
     with pytest.raises(MergeError, match="untie"):
         merge(model)
-
-
-# -- combine -----------------------------------------------------------------------------------------------------------
-@pytest.fixture
-def pair():
-    model = make_tiny_llama(dtype=torch.float64)
-    inject(model, LoRAConfig(r=2, lora_alpha=6, target_modules=["q_proj", "v_proj", "down_proj"]), "a")
-    inject(model, LoRAConfig(r=3, lora_alpha=4, use_rslora=True, target_modules=["q_proj", "up_proj"]), "b")
-    return randomise(randomise(model, "a", 1), "b", 2)
-
-
-def wanted(layer, weights):
-    return sum(w * layer.delta_weight(n) for n, w in weights.items() if n in layer.scalings)
-
-
-@pytest.mark.parametrize("method", ["cat", "compact", "svd"])
-def test_combinations_are_the_weighted_sum_of_the_updates(pair, method):
-    weights = {"a": 0.7, "b": -1.3}
-    combine(pair, weights, "sum", method, r=5 if method == "svd" else None)
-    for layer in lora_layers(pair).values():
-        torch.testing.assert_close(layer.delta_weight("sum"), wanted(layer, weights), rtol=1e-9, atol=1e-11)
-    set_adapter(pair, "sum")
-    combined = pair(tokens()).logits
-    set_adapter(pair, ["a", "b"])
-    set_scale(pair, 0.7, "a")
-    set_scale(pair, -1.3, "b")
-    torch.testing.assert_close(pair(tokens()).logits, combined)
-
-
-def test_svd_at_a_small_rank_is_the_best_approximation(pair):
-    combine(pair, {"a": 1, "b": 1}, "small", "svd", r=2)
-    layer = lora_layers(pair)["model.layers.0.self_attn.q_proj"]
-    from lora_edu.linalg import low_rank
-
-    torch.testing.assert_close(layer.delta_weight("small"), low_rank(wanted(layer, {"a": 1, "b": 1}), 2))
-    assert layer.factors[0]["small"].shape[0] == 2
-
-
-def test_compact_finds_the_smallest_exact_rank_and_keeps_the_sum_not_the_mean_of_factors(pair):
-    combine(pair, {"a": 0.5, "b": 0.5}, "mix", "compact")
-    q = lora_layers(pair)["model.layers.0.self_attn.q_proj"]
-    mean_of_factors = 0.5 * (q.delta_weight("a") + q.delta_weight("b"))
-    torch.testing.assert_close(q.delta_weight("mix"), mean_of_factors)
-    combine(pair, {"a": 1.0, "mix": 1.0}, "again", "compact")  # a's directions are in mix already: no new rank
-    assert q.factors[0]["mix"].shape[0] == q.factors[0]["again"].shape[0] == 5
-
-
-def test_a_combination_neither_speaks_nor_trains_until_asked_to(pair):
-    before = pair(tokens()).logits
-    combine(pair, {"a": 1, "b": 1})
-    assert torch.equal(pair(tokens()).logits, before)
-    assert not any(p.requires_grad for p in adapter_parameters(pair, "combined").values())
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (({"a": 1, "z": 1},), "no adapter z"),
-        (({"a": 1}, "b"), "already"),
-        (({"a": 1}, "c", "mean"), "choose cat"),
-        (({"a": 1}, "c", "linear"), "PEFT's method of that name adds A with A"),
-        (({"a": 1}, "c", "cat", 3), "only svd"),
-        (({},), "at least one"),
-    ],
-)
-def test_impossible_combinations_are_refused(pair, arguments, words):
-    with pytest.raises(AdapterError, match=words):
-        combine(pair, *arguments)
