@@ -1,4 +1,4 @@
-"""The adapter: its configuration, the layer, where it goes, injection, merging, saving and loading. Chapters 03, 04 and 07.
+"""The adapter: its configuration, the layer, where it goes, injection, merging, saving, loading, resizing, combining. Chapters 03, 04, 07.
 
 What it offers stands in `__init__.pyi`, for type checkers and for the interpreter alike; each is imported on first use.
 """

@@ -65,10 +65,10 @@ def uniform(config: LoRAConfig, ranks: Mapping[str, int], s: Mapping[str, float]
 
     α is what gives the scale s at that rank: s·r, or s·√r with `use_rslora`.
     """
-    alphas = {
-        path: (s if isinstance(s, float) else s[path]) * (math.sqrt(r) if config.use_rslora else r)
-        for path, r in ranks.items()
-    }
+    alphas: dict[str, float] = {}
+    for path, r in ranks.items():
+        alpha = (s if isinstance(s, float) else s[path]) * (math.sqrt(r) if config.use_rslora else r)
+        alphas[path] = int(alpha) if alpha == int(alpha) else alpha  # 8 and not 8.0: some readers want a whole number
     r, alpha = (max(set(values), key=values.count) for values in (list(ranks.values()), list(alphas.values())))
     return replace(
         config, r=r, lora_alpha=alpha, rank_pattern=_but(ranks, ranks, r), alpha_pattern=_but(alphas, ranks, alpha)

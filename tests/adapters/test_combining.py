@@ -148,7 +148,10 @@ def compared(ours, theirs, name):
     for path, layer in lora_layers(ours).items():
         assert (name in layer.scalings) == (name in {**found[path].lora_A, **found[path].lora_embedding_A})
         if name in layer.scalings:
-            torch.testing.assert_close(layer.delta_weight(name), found[path].get_delta_weight(name), rtol=0, atol=1e-9)
+            theirs_too = found[path].get_delta_weight(
+                name
+            )  # (to the precision of the weights, which PEFT keeps in float32)
+            torch.testing.assert_close(layer.delta_weight(name), theirs_too, rtol=0, atol=1e-6)
             count += 1
     return count
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import make_tiny_llama
 from helpers import randomise, tokens
+from safetensors import safe_open
 
 from lora_edu.adapters import (
     LoRAConfig,
@@ -105,3 +106,39 @@ def test_a_tied_head_trained_in_full_is_refused_until_it_is_untied():
     model = inject(make_tiny_llama(tied=True), LoRAConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"]))
     with pytest.raises(MergeError, match="untie"):
         merge(model)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("separate", [False, True])
+def test_a_merged_model_saved_is_a_plain_one_whose_head_is_tied_as_its_configuration_says(
+    tied, separate, wrapped, tmp_path
+):
+    model = make_tiny_llama(tied=tied)
+    plain_names = list(model.state_dict())
+    randomise(inject(model, LoRAConfig(r=2)), std=0.1)
+    expected = model(tokens()).logits
+    if separate:
+        untie(model)
+    outer = torch.compile(model) if wrapped else model
+    merge(outer, keep_base=False)
+    unload(outer)
+    model.save_pretrained(tmp_path)
+    with safe_open(next(tmp_path.glob("*.safetensors")), "pt") as file:
+        written = set(file.keys())
+    kept_tied = tied and not separate
+    assert written == set(plain_names) - ({"lm_head.weight"} if kept_tied else set())
+    again, info = type(model).from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values())
+    assert again.config.tie_word_embeddings is kept_tied
+    assert (again.lm_head.weight is again.model.embed_tokens.weight) is kept_tied
+    torch.testing.assert_close(again(tokens()).logits, expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(make_tiny_llama(tied=tied)(tokens()).logits, expected, atol=1e-3)
+
+
+def test_a_model_saved_with_its_adapter_still_in_it_is_no_model():
+    """What the wrong order writes: names that transformers does not know, and fills with random numbers at the next load."""
+    model = randomise(inject(make_tiny_llama(), LoRAConfig(r=2)))
+    merge(model)
+    assert any(".base_layer." in name for name in model.state_dict())
+    assert not any("lora_" in name or ".base_layer." in name for name in unload(model).state_dict())
