@@ -6,6 +6,7 @@ the product. It is never built: with B = Q_b R_b and Aᵀ = Q_a R_a its singular
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -69,7 +70,8 @@ def uniform(config: LoRAConfig, ranks: Mapping[str, int], s: Mapping[str, float]
     for path, r in ranks.items():
         alpha = (s if isinstance(s, float) else s[path]) * (math.sqrt(r) if config.use_rslora else r)
         alphas[path] = int(alpha) if alpha == int(alpha) else alpha  # 8 and not 8.0: some readers want a whole number
-    r, alpha = (max(set(values), key=values.count) for values in (list(ranks.values()), list(alphas.values())))
+    r = Counter(ranks.values()).most_common(1)[0][0]
+    alpha = Counter(alphas.values()).most_common(1)[0][0]
     return replace(
         config, r=r, lora_alpha=alpha, rank_pattern=_but(ranks, ranks, r), alpha_pattern=_but(alphas, ranks, alpha)
     )  # fmt: skip

@@ -8,7 +8,6 @@ the base. Here such a folder is refused (law 7), and where one rule turns its ke
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from os.path import commonpath
 
 # What DistributedDataParallel and torch.compile put into the names of what they wrap.
 _WRAPPERS = ("module", "_orig_mod")
@@ -42,7 +41,7 @@ def mending(needed: Collection[str], there: Collection[str]) -> Mending | None:
 def _cleanings(there: Collection[str]) -> Iterator[tuple[list[str], dict[str, str]]]:
     """(what is taken out, {key in the file: the rest}), the least first."""
     steps: list[tuple[str, Callable[[str], str]]] = [
-        *((f"take out {part!r}", lambda key, part=part: _without(key, part)) for part in _WRAPPERS),
+        *((f"take out every '{part}.'", lambda key, part=part: _without(key, part)) for part in _WRAPPERS),
         ("take out the adapter's name behind lora_A and lora_B", _without_adapter),
     ]
     for chosen in range(2 ** len(steps)):
@@ -69,14 +68,22 @@ def _exchanges(needed: Collection[str], there: Collection[str]) -> Iterator[tupl
 
 
 def _beginnings(keys: Collection[str]) -> list[str]:
-    parts = commonpath([key.split(".")[:-1] for key in keys])
-    return ["".join(f"{part}." for part in parts[:n]) for n in range(len(parts) + 1)]
+    found = [""]
+    for parts in zip(*(key.split(".")[:-1] for key in keys)):
+        if len(set(parts)) > 1:
+            break
+        found.append(f"{found[-1]}{parts[0]}.")
+    return found
 
 
 def _said(old: str, new: str) -> list[str]:
+    """The exchange in words, without what both beginnings have in common."""
+    same = max((each for each in _beginnings([f"{old}x", f"{old}x"]) if new.startswith(each)), key=len)
+    old, new = old.removeprefix(same), new.removeprefix(same)
+    where = f"behind {same!r}" if same else "at the beginning"
     if old and new:
-        return [f"replace {old!r} at the beginning by {new!r}"]
-    return [f"take {old!r} from the beginning"] if old else [f"put {new!r} in front"] if new else []
+        return [f"replace {old!r} by {new!r} {where}"]
+    return [f"take out {old!r} {where}"] if old else [f"put {new!r} {where}"] if new else []
 
 
 def complaint(needed: Mapping[str, object], there: Mapping[str, object], mended: Mending | None) -> list[str]:
