@@ -10,10 +10,12 @@ from lora_edu.experiments import Choice, Table
 from lora_edu.experiments.choices import ALL_LINEAR, NOTHING
 from lora_edu.widgets import (
     AdapterDial,
+    AdapterMixer,
     BudgetPainter,
     DataParallelPlanner,
     DialData,
     MemoryBars,
+    MixerData,
     RankDirections,
     RankSlider,
     ShapesAndStarts,
@@ -72,11 +74,31 @@ def spectrum_explorer() -> SpectrumExplorer:
     return SpectrumExplorer({"square": square, "tall": [Change.between(W0, W0 + 0.5 * noise)] * 2})
 
 
+def mixer_data(**changes) -> MixerData:
+    """Invented scores: of each task the better, the more its own adapter weighs and the less the other; "other" halves them."""
+    weights = [0, 0.5, 1]
+
+    def table(factor):
+        return [
+            [[(factor * max(0.0, a - b / 2), 2 - a + b), (factor * max(0.0, b - a / 2), 2 - b + a)] for b in weights]
+            for a in weights
+        ]
+
+    answers = [[[f"first at {a}, {b}", "a long answer without an end " * 12] for b in weights] for a in weights]
+    given = {
+        "adapters": ["one", "two"], "scores": ["share of hits", "share of rights"], "weights": weights,
+        "methods": {"sum": table(1.0), "other": table(0.5)}, "prompts": ["Is it?\nSay so.", "What is it?"],
+        "answers": {"sum": answers, "other": answers}, "rows": 8, "test": {}, "base": "0123456789abcdef", "made_by": "a test",
+    }  # fmt: skip
+    return MixerData(**(given | changes))
+
+
 MAKERS = {
     "ShapesAndStarts": ShapesAndStarts,
     "RankDirections": RankDirections,
     "RankSlider": rank_slider,
     "AdapterDial": lambda: AdapterDial(dial_data(), ask=lambda prompt, scale: f"{prompt} at {scale}"),
+    "AdapterMixer": lambda: AdapterMixer(mixer_data()),
     "MemoryBars": MemoryBars,
     "BudgetPainter": lambda: BudgetPainter(budget_grid()),
     "SpectrumExplorer": spectrum_explorer,

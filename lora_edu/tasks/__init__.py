@@ -12,6 +12,8 @@ TASKS = {  # name: the class, in the module that has the task's name
     "iso_dates": "IsoDates",
     "kjv": "KingJames",
     "sentiment": "Sentiment",
+    "intents": "Intents",
+    "reminders": "Reminders",
     "general": "General",
 }
 

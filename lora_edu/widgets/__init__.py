@@ -1,5 +1,6 @@
 """One class a widget: it computes with the core, draws with `plots`, and leaves a picture behind."""
 
+from lora_edu.widgets.adapter_mixer import AdapterMixer, MixerData
 from lora_edu.widgets.base import Widget
 from lora_edu.widgets.budget import BudgetPainter
 from lora_edu.widgets.dashboard import TrainingDashboard
@@ -14,10 +15,12 @@ from lora_edu.widgets.tokens import TokenInspector
 
 __all__ = [
     "AdapterDial",
+    "AdapterMixer",
     "BudgetPainter",
     "DataParallelPlanner",
     "DialData",
     "MemoryBars",
+    "MixerData",
     "RankDirections",
     "RankSlider",
     "ShapesAndStarts",

@@ -4,6 +4,7 @@ import json
 import re
 import tarfile
 from io import BytesIO
+from random import Random
 
 import pytest
 from conftest import make_tiny_llama
@@ -15,9 +16,12 @@ from lora_edu.data import input_key, normalise
 from lora_edu.errors import DataError
 from lora_edu.tasks import TASKS, get_task, sentiment
 from lora_edu.tasks.base import FOLDER, Task
+from lora_edu.tasks.intents import LABELS
 from lora_edu.tasks.iso_dates import FORMATS, IsoDates, written
 from lora_edu.tasks.kjv import ARCHAIC, MODERN
+from lora_edu.tasks.make.intents import ROWS_A_LABEL, Writer
 from lora_edu.tasks.make.kjv import glued, paired_quotes
+from lora_edu.tasks.reminders import CHORES, NAMES
 
 
 @pytest.fixture(params=TASKS)
@@ -65,7 +69,7 @@ def test_a_task_says_where_it_comes_from_and_has_a_recipe_that_fits_a_model(task
     assert all(row.messages[0] == {"role": "system", "content": ""} for row in task.splits().test if not row.is_text)
 
 
-@pytest.mark.parametrize("name", ["iso_dates", "kjv", "sentiment"])
+@pytest.mark.parametrize("name", ["iso_dates", "kjv", "sentiment", "intents", "reminders"])
 def test_three_hundred_test_rows_at_least(name, film_sentences):
     assert len(get_task(name).splits().test) >= 300
 
@@ -220,6 +224,63 @@ def test_fetching_unpacks_once_and_leaves_only_the_sentences(tmp_path, monkeypat
     assert calls == [("vaderSentiment==3.3.2", 64, True)]
     assert get_task("sentiment").rows()[0].answer == "positive"
     assert {path.suffix for path in sentiment.sentences_path().parent.iterdir()} <= {".tsv", ".lock"}
+
+
+# --- intents
+
+
+def test_no_template_has_rows_on_two_sides_and_every_label_is_on_each():
+    train, valid, test = get_task("intents").splits()
+    templates = [{row.meta["template"] for row in part} for part in (train, valid, test)]
+    assert not (templates[0] & templates[1] or templates[0] & templates[2] or templates[1] & templates[2])
+    assert all({row.answer for row in part} == set(LABELS) for part in (train, valid, test))
+    rows = get_task("intents").rows()
+    assert [sum(row.answer == label for row in rows) for label in LABELS] == [ROWS_A_LABEL] * len(LABELS)
+
+
+@pytest.mark.parametrize(
+    ("template", "texts"),
+    [
+        ("turn (on|off)", {"turn on", "turn off"}),
+        ("turn on [the] lamp", {"turn on lamp", "turn on the lamp"}),
+        ("(mute;[the] radio)", {"mute radio", "mute the radio", "radio mute", "the radio mute"}),
+        ("<set> it to {level}", {"put it to low", "put it to very low", "make it to low", "make it to very low"}),
+        ("[a (b|[c] d)]", {"", "a b", "a d", "a c d"}),
+    ],
+)
+def test_a_template_is_written_out_in_all_its_ways_and_no_other(template, texts):
+    writer = Writer({"set": "(put|make)"}, {"level": {"values": [{"in": "[very] low", "out": "low"}]}}, Random(0))
+    assert {writer.write(template) for _ in range(200)} == texts
+
+
+# --- reminders
+
+
+def test_no_name_and_no_chore_of_the_held_out_rows_is_trained_on():
+    for words in (NAMES, CHORES):
+        parts = [set(words[part].split(", ")) for part in ("train", "valid", "test")]
+        assert not (parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2])
+    for part, rows in zip(("train", "valid", "test"), get_task("reminders").splits()):
+        said = [json.loads(row.answer) for row in rows]
+        assert {each["who"] for each in said} <= set(NAMES[part].split(", "))
+        assert {each["what"] for each in said} <= set(CHORES[part].split(", "))
+        assert all(each[slot].lower() in row.prompt.lower() for each, row in zip(said, rows) for slot in each)
+
+
+def test_reminders_are_scored_by_what_the_json_says():
+    task = get_task("reminders")
+    rows = task.splits().test[:4]
+    right = [json.loads(row.answer) for row in rows]
+    outputs = [
+        json.dumps(dict(reversed(right[0].items())), indent=1),  # the order and the spaces do not count
+        json.dumps(right[1] | {"who": "Nobody"}),  # one slot of three is wrong
+        json.dumps(right[2] | {"where": "here"}),  # one slot too many
+        f"Sure! {rows[3].answer}",  # no JSON
+    ]
+    scores = task.score(outputs, rows)
+    assert scores["exact"].values.tolist() == [1, 0, 0, 0] and scores["valid"].values.tolist() == [1, 1, 1, 0]
+    assert scores["slot F1"].value == pytest.approx(2 * 8 / (3 + 3 + 4 + 0 + 12))
+    assert task.score(["[]"], rows[:1])["valid"].value == 0
 
 
 # --- general

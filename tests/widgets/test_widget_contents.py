@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from every_widget import budget_grid, dial_data, rank_slider
+from every_widget import budget_grid, dial_data, mixer_data, rank_slider
 
 from lora_edu.adapters import LoRAConfig
 from lora_edu.errors import DataError
@@ -16,6 +16,7 @@ from lora_edu.plots.primitives import Dot, Path, Raster, Text
 from lora_edu.plots.raster import font
 from lora_edu.training.memory import megabytes, predict_memory, sketch
 from lora_edu.training.memory.ledger import SHAPES
+from lora_edu.widgets.adapter_mixer import AdapterMixer, MixerData
 from lora_edu.widgets.base import WIDTH, Widget
 from lora_edu.widgets.budget import NEAR, R_MAX, BudgetPainter
 from lora_edu.widgets.dial import LINES, AdapterDial, DialData
@@ -400,3 +401,64 @@ def test_the_button_takes_the_rank_of_the_same_bytes():
     paint(widget, "v", 1, first=3, last=3)
     widget.button.click()
     assert widget.state["r"] == R_MAX and "the same bytes" not in drawing(widget)
+
+
+# AdapterMixer ---------------------------------------------------------------------------------------------------------
+def test_the_mixer_says_what_its_table_holds_at_every_pair_and_method():
+    data = mixer_data()
+    widget = AdapterMixer(data)
+    for method in data.methods:
+        for i, first in enumerate(data.weights):
+            for j, second in enumerate(data.weights):
+                for name, value in (("method", method), ("first", first), ("second", second)):
+                    widget.controls[name].value = value
+                (one, loss), (two, _) = data.methods[method][i][j]
+                alt = widget.canvas().alt
+                assert (
+                    f"share of hits {one:.2f} (alone 1.00), loss {loss:.3g}" in alt
+                    and f"share of rights {two:.2f}" in alt
+                )
+                assert f"answered “first at {first}, {second}”" in alt and f"added by {method}" in alt
+    assert widget.errors == []
+
+
+def test_the_mixer_frames_the_present_pair_and_shows_losses_when_asked():
+    widget = AdapterMixer(mixer_data())
+
+    def numbers():
+        return [shape.text for shape in widget.canvas().items if isinstance(shape, Text)]
+
+    scores = numbers()
+    widget.controls["shown"].value = "loss"
+    assert numbers() != scores and "3.00" in numbers()
+    frames = [shape for shape in widget.canvas().items if isinstance(shape, Path) and len(shape.points) == 5]
+    before = [shape.points[0] for shape in frames]
+    widget.controls["second"].value = 1
+    after = [s.points[0] for s in widget.canvas().items if isinstance(s, Path) and len(s.points) == 5]
+    assert len(before) == len(after) == 2 and all(b[0] > a[0] and b[1] == a[1] for a, b in zip(before, after))
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"weights": [0, 0.5]}, "0 and 1 among them"),
+        ({"weights": [0, 1, 0.5]}, "rising"),
+        ({"weights": [0, 1]}, "not 2 × 2"),
+        ({"answers": {}}, "one of answers for each method"),
+    ],
+)
+def test_a_mixer_that_does_not_fit_together_is_refused(changes, said):
+    with pytest.raises(DataError, match=said):
+        mixer_data(**changes)
+
+
+def test_mixer_data_comes_back_from_its_file(tmp_path):
+    data = mixer_data()
+    data.write(tmp_path / "mixer.json")
+    again = MixerData.read(tmp_path / "mixer.json")
+    assert again.methods == {
+        k: [[[list(c) for c in cell] for cell in row] for row in t] for k, t in data.methods.items()
+    }
+    assert again.alone(0)[0] == again.alone(1)[0] == 1.0
+    with pytest.raises(DataError, match="holds no mixer data"):
+        MixerData.read(tmp_path / "nothing.json")
