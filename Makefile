@@ -1,5 +1,5 @@
 # Everything sets itself up first: a .venv, the packages that constraints.txt pins, the model. A second call skips what is done.
-#   make lab     open the course            make demo    fine-tune the real model, no browser, 3 minutes
+#   make lab     open the course            make demo    fine-tune the real model, no browser, 5 minutes
 #   make check   lint, types, unit tests    make test    everything: also every notebook, and the widgets in a browser
 #   make fresh CH=03   a clean copy of a chapter to work in      make notebooks [CH=03]   run chapters and store their outputs
 # Options: PYTHON=python3.12 (which Python makes the .venv), TORCH_INDEX=<address> (take torch alone from that package index),

@@ -111,7 +111,7 @@ def demo(
     limit: Annotated[int, typer.Option(min=1, help="Test rows that are scored, before and after.")] = 40,
     steps: Annotated[int | None, typer.Option(min=1, help="Train for so many steps instead of the recipe's.")] = None,
 ) -> None:
-    """Fine-tune the real model, show before and after with an interval, save, reload and merge it: about three minutes.
+    """Fine-tune the real model, show before and after with an interval, save, reload and merge it: about five minutes.
 
     Example: `lora-edu demo --out runs/demo`
     """
