@@ -7,7 +7,6 @@ explains it ("chapter 04"). Headings and aims may name what is to come.
 import ast
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import nbformat
 import pytest
