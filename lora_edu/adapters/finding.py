@@ -6,23 +6,24 @@ from torch import Tensor, nn
 
 from lora_edu.adapters.layer import DEFAULT, AdapterState, LoRALayer
 from lora_edu.adapters.layers import SavedModule
+from lora_edu.adapters.walk import everywhere, outside
 from lora_edu.errors import AdapterError
 from lora_edu.models.modules import unwrap
 
 
 def lora_layers(model: nn.Module) -> dict[str, LoRALayer]:
     """{path in the base model: LoRA layer}, in the model's order."""
-    return {name: m for name, m in unwrap(model).named_modules() if isinstance(m, LoRALayer)}
+    return {name: m for name, m in outside(unwrap(model)) if isinstance(m, LoRALayer)}
 
 
 def saved_modules(model: nn.Module) -> dict[str, SavedModule]:
     """{path in the base model: module that trains in full}."""
-    return {name: m for name, m in unwrap(model).named_modules() if isinstance(m, SavedModule)}
+    return {name: m for name, m in outside(unwrap(model)) if isinstance(m, SavedModule)}
 
 
 def state_of(model: nn.Module) -> AdapterState:
     """The state that the model's adapters share. Raises AdapterError for a model without adapters."""
-    for module in model.modules():
+    for _, module in outside(model):
         if isinstance(module, LoRALayer):
             return module.state
     raise AdapterError("this model has no adapter: inject(model, LoRAConfig(...)) or load(model, folder) puts one in")
@@ -63,16 +64,20 @@ def adapter_buffers(model: nn.Module, name: str = DEFAULT) -> dict[str, Tensor]:
 
 def base_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """(name in the base model, tensor) of every weight of the base, adapters or not, merged with W₀ kept or not."""
-    model = unwrap(model)
+    tree = list(outside(unwrap(model)))
     kept: dict[int, Tensor] = {}
-    for layer in lora_layers(model).values():
-        if layer.W0 is not None:
-            kept[id(layer.base_layer.weight)] = layer.W0
-        if layer.b0 is not None:
-            kept[id(layer.base_layer.bias)] = layer.b0
-    for name, parameter in model.named_parameters():
-        if of_base(name):
-            yield base_name(name), kept.get(id(parameter), parameter.data)
+    for _, layer in tree:
+        if isinstance(layer, LoRALayer) and layer.merged:
+            for parameter, before in ((layer.weight, layer.W0), (layer.bias, layer.b0)):
+                if before is not None:
+                    kept[id(parameter)] = before
+    seen: set[int] = set()
+    for path, module in tree:
+        adapted = isinstance(module, LoRALayer)
+        for name, parameter in (module.base_layer if adapted else module).named_parameters(path, recurse=adapted):
+            if of_base(name) and id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield base_name(name), kept.get(id(parameter), parameter.data)
 
 
 def base_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -84,7 +89,7 @@ def base_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def kept_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """(name, buffer) of every buffer that belongs to the module's saved state."""
-    for path, inner in module.named_modules():
+    for path, inner in everywhere(module):
         for name, buffer in inner._buffers.items():
             if buffer is not None and name not in inner._non_persistent_buffers_set:
                 yield f"{path}.{name}" if path else name, buffer

@@ -27,6 +27,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from torch.utils.weak import WeakIdKeyDictionary
 
 from lora_edu.adapters.recognise import is_gated_mlp
+from lora_edu.adapters.walk import outside
 
 _on = True
 _LINEAR = nn.Linear.forward  # what is written out below; another one put on the class runs itself
@@ -368,7 +369,7 @@ def forward(self: Any, x: Tensor) -> Tensor:
 
 def attach(model: nn.Module) -> None:
     """Give every gated MLP of `model` the fused forward, on the instance: its class, its name and its children stay as they are."""
-    for module in model.modules():
+    for _, module in outside(model):
         kind: Any = type(module)
         named = all(hasattr(module, name) for name in (*GATE_UP_DOWN, "act_fn"))
         if named and "forward" not in module.__dict__ and is_gated_mlp(kind):
@@ -377,7 +378,7 @@ def attach(model: nn.Module) -> None:
 
 def detach(model: nn.Module) -> None:
     """Take away what `attach` put in."""
-    for module in model.modules():
+    for _, module in outside(model):
         if attached(module):
             del module.forward
 

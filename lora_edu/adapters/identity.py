@@ -33,7 +33,7 @@ def fingerprint(model: nn.Module, without: Sequence[str] = ()) -> str:
         flat = whole(weight.detach()).reshape(-1)  # of a sharded base one weight after the other, never all at once
         step = max(1, flat.numel() // _SAMPLE)
         digest.update(f"{name}{tuple(weight.shape)}".encode())
-        digest.update(_bytes(flat[::step][:_SAMPLE]))
+        digest.update(_bytes(flat[: step * _SAMPLE : step]))
         if flat.numel() > _SAMPLE and flat.numel() % _SAMPLE:
             digest.update(_bytes(flat[-_SAMPLE:]))  # an embedding's new rows stand at its end
     return digest.hexdigest()[:16]
@@ -41,7 +41,7 @@ def fingerprint(model: nn.Module, without: Sequence[str] = ()) -> str:
 
 def _bytes(values: Tensor) -> bytes:
     values = values.to("cpu", torch.float32) if values.dtype.is_floating_point else values.cpu()
-    return values.contiguous().numpy().tobytes()
+    return values.numpy().tobytes()
 
 
 # -- tables that got new rows ------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from lora_edu.adapters.obstacles import refuse_peft
 from lora_edu.adapters.switching import known, refuse_merged
 from lora_edu.adapters.targets import Target, plan, saved_paths
 from lora_edu.adapters.variants import Slot, check_slots
+from lora_edu.adapters.walk import everywhere, outside
 from lora_edu.errors import AdapterError, ConfigError
 from lora_edu.models.modules import unwrap
 
@@ -64,12 +65,14 @@ def install(
     for each in (*slots.values(), shared):
         check_slots(each, type(variant).__name__)
     config = replace(config, fan_in_fan_out=any(t.kind == "conv1d" for t in targets))
-    before = [(p, p.requires_grad) for p in model.parameters()]
+    trained = [p for _, m in everywhere(model) for p in m._parameters.values() if p is not None and p.requires_grad]
+    tree = dict(outside(model))
 
-    model.requires_grad_(False)
+    for parameter in trained:
+        parameter.requires_grad_(False)
     layers: dict[str, LoRALayer] = {}
     for target in targets:
-        layer: Any = model.get_submodule(target.name)
+        layer: Any = tree[target.name]
         if not isinstance(layer, LoRALayer):
             layer = LoRAEmbedding(layer, state) if target.kind == "embedding" else LoRALinear(layer, state=state)
             layer.train(layer.base_layer.training)
@@ -105,8 +108,8 @@ def install(
         except BaseException:  # whatever the variant met in its data: the model is as it was
             remove_adapter(model, name)
             state.active = active
-            for parameter, trained in before:
-                parameter.requires_grad_(trained)
+            for parameter in trained:
+                parameter.requires_grad_(True)
             raise
     state.active = {name: 1.0}
     fused.attach(model)

@@ -15,6 +15,7 @@ from lora_edu.adapters.layers import LoRAEmbedding, SavedModule
 from lora_edu.adapters.patterns import inside_saved, matches
 from lora_edu.adapters.targets import Target, adaptable_tree
 from lora_edu.adapters.variants import Variant
+from lora_edu.adapters.walk import outside
 
 PREFIX = "base_model.model."
 
@@ -71,10 +72,10 @@ def expected(
     model: nn.Module, config: LoRAConfig, targets: list[Target], saved: list[str], adapter: str
 ) -> dict[str, Expected]:
     """{key on disk: what must stand there} of every tensor that an adapter of this plan has on this model."""
-    found: dict[str, Expected] = {}
+    tree, found = dict(outside(model)), dict[str, Expected]()
     slots: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
     for target in targets:
-        layer: Any = model.get_submodule(target.name)
+        layer: Any = tree[target.name]
         weight = (layer.base_layer if isinstance(layer, LoRALayer) else layer).weight
         dtype = torch.promote_types(weight.dtype, torch.float32) if weight.is_floating_point() else torch.float32
         if config.variant:

@@ -83,10 +83,10 @@ class LoRALayer(nn.Module):
         """Put a new, silent adapter of rank `r` on this layer; with init=None its factors have no values yet.
 
         It speaks once its name is in `state.active`. A `variant` says itself what its `slots` are and gives them their values.
+        The numbers are those of a `LoRAConfig`, which has checked them.
         """
         if name in self.scalings:
             raise AdapterError(f"there is an adapter {name!r} already: choose another name, or remove it first")
-        LoRAConfig(r=r, lora_alpha=lora_alpha, lora_dropout=lora_dropout)  # one place that says what is valid
         n_out, n_in = self.shape
         A, B = self.names_of_factors
         for slot, made in (slots or {A: Slot((r, n_in)), B: Slot((n_out, r))}).items():
@@ -110,9 +110,11 @@ class LoRALayer(nn.Module):
 
     def put(self, slot: str, name: str, parameter: nn.Parameter) -> None:
         """Make `parameter` the tensor `slot` of the adapter `name`; one that several layers share may be put into each of them."""
-        if not isinstance(getattr(self, slot, None), nn.ParameterDict):
-            setattr(self, slot, nn.ParameterDict())
-        getattr(self, slot)[name] = parameter
+        held = getattr(self, slot, None)
+        if not isinstance(held, nn.ParameterDict):
+            held = nn.ParameterDict()
+            setattr(self, slot, held)
+        held[name] = parameter
 
     def tensor(self, slot: str, name: str) -> nn.Parameter:
         """The tensor `slot` ("lora_A", …) of the adapter `name`."""

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lora_edu.adapters import fused
+from lora_edu.adapters.config import LoRAConfig
 from lora_edu.adapters.layer import DEFAULT, AdapterState, LoRALayer
 from lora_edu.adapters.obstacles import is_conv1d
 from lora_edu.errors import ConfigError, TargetError
@@ -39,6 +40,7 @@ class LoRALinear(LoRALayer):
         super().__init__(base_layer, state)
         self.fan_in_fan_out = is_conv1d(base_layer)
         if r is not None:
+            LoRAConfig(r=r, lora_alpha=lora_alpha, lora_dropout=lora_dropout)  # one place that says what is valid
             check_rank(r, self.shape, type(base_layer).__name__)
             self.add_adapter(DEFAULT, r, lora_alpha, lora_dropout, use_rslora)
             self.state.active[DEFAULT] = 1.0

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from lora_edu.adapters.layer import LoRALayer
+from lora_edu.adapters.walk import everywhere, outside
 from lora_edu.errors import TargetError
 
 
@@ -27,7 +28,7 @@ def kind_of(module: nn.Module) -> str | None:
 
 def refuse_peft(model: nn.Module) -> None:
     """Raise TargetError for a model that has PEFT's layers in it already, as from a base folder in which an adapter lies."""
-    for name, module in model.named_modules():
+    for name, module in outside(model):
         if type(module).__module__.startswith("peft."):
             raise TargetError(
                 f"{name or 'the model'} is PEFT's {type(module).__name__}: an adapter was put in by PEFT, or by transformers from a "
@@ -41,7 +42,7 @@ class Obstacles:
     def __init__(self, model: nn.Module) -> None:
         self.attention: list[str] = []
         self.twice: dict[int, list[str]] = {}
-        for path, module in model.named_modules(remove_duplicate=False):
+        for path, module in everywhere(model, remove_duplicate=False):
             if isinstance(module, nn.MultiheadAttention):
                 self.attention.append(path)
             if isinstance(module, LoRALayer) or kind_of(module):

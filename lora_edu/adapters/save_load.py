@@ -4,6 +4,7 @@ Laws 6 and 7: what is saved loads with the same output, here and in PEFT; a file
 the names of what is missing, unexpected, wrongly shaped or not finite. Safetensors only: a pickle can run code.
 """
 
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -175,7 +176,7 @@ def _read(file: WeightsFile, wanted: Mapping[str, Expected]) -> tuple[dict[str, 
 def _finite(tensors: list[Tensor]) -> bool:
     """Whether all are finite, in one pass and without a temporary for each: a largest absolute value is ∞ or NaN where a number is."""
     full = [t for t in tensors if t.is_floating_point() and t.numel()]
-    return not full or all(bool(torch.isfinite(m)) for m in torch._foreach_norm(full, ord=float("inf")))
+    return not full or all(math.isfinite(largest) for largest in torch._foreach_norm(full, ord=float("inf")))
 
 
 def _of_base(

@@ -17,14 +17,15 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 
 from lora_edu.adapters.layers import SavedModule
+from lora_edu.adapters.walk import outside
 
 
 def hold(model: nn.Module) -> None:
     """Put both in force, for what is in the model now; a second call changes nothing."""
     training_copies = {
-        id(inner) for saved in model.modules() if isinstance(saved, SavedModule) for inner in saved.copies.modules()
+        id(inner) for _, saved in outside(model) if isinstance(saved, SavedModule) for inner in saved.copies.modules()
     }
-    for module in model.modules():
+    for _, module in outside(model):
         if moves_in_training(module) and id(module) not in training_copies and "train" not in module.__dict__:
             own: Any = module
             own.train = partial(_stay, module)

@@ -16,6 +16,7 @@ from lora_edu.adapters.layer import LoRALayer
 from lora_edu.adapters.layers import check_rank
 from lora_edu.adapters.obstacles import Obstacles, kind_of, refuse, warn_of_experts
 from lora_edu.adapters.patterns import at_the_end, inside_saved, layer_index, matches
+from lora_edu.adapters.walk import outside
 from lora_edu.errors import ConfigError, TargetError
 
 ALL_LINEAR = "all-linear"
@@ -46,7 +47,7 @@ def plan(model: nn.Module, config: LoRAConfig, *, from_disk: bool = False) -> li
 
     `from_disk` leaves out what was a mistake only where somebody chose it: the adapter exists, and PEFT would read it.
     """
-    modules = dict(adaptable_tree(model))
+    tree, modules = dict(outside(model)), dict(adaptable_tree(model))
     saved = saved_paths(model, config, strict=not from_disk)
     obstacles = Obstacles(model)
     targets, matched_others, stopped = [], [], []
@@ -56,7 +57,7 @@ def plan(model: nn.Module, config: LoRAConfig, *, from_disk: bool = False) -> li
             continue
         if kind is None:
             matched_others.append((name, type(module).__name__))
-        elif reason := obstacles.reason(name, model.get_submodule(name)):
+        elif reason := obstacles.reason(name, tree[name]):
             stopped.append((name, reason))
         else:
             targets.append(Target(name, kind, _shape(module), config.rank_for(name), config.alpha_for(name)))
@@ -107,7 +108,7 @@ def saved_paths(model: nn.Module, config: LoRAConfig, strict: bool = True) -> li
 
 def adaptable_tree(model: nn.Module) -> Iterable[tuple[str, nn.Module]]:
     """(name, module) as in the model before any adapter: wrapped layers appear as their base, factors not at all."""
-    for name, module in model.named_modules():
+    for name, module in outside(model):
         if name == "" or ".base_layer" in f".{name}" or ".lora_" in f".{name}":
             continue
         yield name, module.base_layer if isinstance(module, LoRALayer) else module
