@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/step.py            # fp32 and bf16, 7 rounds
 
-`ours` is the fast path of lora_edu/fused.py; `ours, plain` the layer as chapter 03 writes it; `ours, our loss` the fast path with
+`ours` is the fast path of lora_edu/adapters/fused.py; `ours, plain` the layer as chapter 03 writes it; `ours, our loss` the fast path with
 `causal_lm_loss` as the trainer has it, where the others take the model's own loss. The limit is the least that
 any adapter method must pay: the frozen base's forward and its backward to the inputs, without any adapter or optimiser.
 Times are CPU seconds, variants interleaved; memory is the transient peak above weights and optimiser state.

@@ -6,26 +6,24 @@ out, and keeps only what it cannot do without:
   y = x Wᵀ + b + s·(x Aᵀ) Bᵀ        keeps x, the thin x Aᵀ and, where dropout is on, its mask as bits
   y = down(silu(gate(x)) · up(x))   keeps x, gate's output and up's; silu and the product are computed again
 
-In the backward pass thin products stand in the orientation that BLAS likes, Bᵀ dyᵀ (r, n) and not dy B (n, r): up to four times as
-fast on a CPU. Nothing is approximated: the output is the plain formula's bit for bit (with dropout off). Under autocast weights and
-factors are cast as the plain formula casts them, and a weight's copy is kept for the backward pass, as autocast itself keeps it: to
-cast it again costs time, and a base that is loaded in 16 bits is its own copy.
+Nothing is approximated: the output is the plain formula's bit for bit (with dropout off). The arithmetic is `arithmetic`'s.
 
 `applies` says where this is right; everywhere else the plain formula runs. `disabled()` switches the fast path off.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function, forward_ad
 from torch.nn.modules.module import _has_any_global_hook
-from torch.utils.weak import WeakIdKeyDictionary
 
+from lora_edu.adapters import arithmetic
+from lora_edu.adapters.arithmetic import Part, autocast_dtype, autocast_off, cast
 from lora_edu.adapters.recognise import is_gated_mlp
 from lora_edu.adapters.walk import outside
 
@@ -61,17 +59,6 @@ def is_on() -> bool:
 
 
 # -- where it applies --------------------------------------------------------------------------------------------------
-class Part(NamedTuple):
-    """One matrix of a fused step: y = x Wᵀ + b + s·B(A drop(x)); A and B are None on a matrix without adapter."""
-
-    W: Tensor  # (out, in), frozen
-    b: Tensor | None  # (out,), frozen
-    A: Tensor | None = None  # (r, in)
-    B: Tensor | None = None  # (out, r)
-    s: float = 0.0
-    p: float = 0.0  # dropout of the adapter's input
-
-
 def part(
     base: nn.Module, A: Tensor | None = None, B: Tensor | None = None, s: float = 0.0, p: float = 0.0
 ) -> Part | None:
@@ -118,130 +105,7 @@ def applies(x: Tensor, *parts: Part) -> bool:
     return all(m.W.dtype == x.dtype for m in parts)
 
 
-# -- the arithmetic, on tensors of one device; n rows of x -------------------------------------------------------------
-def autocast_off(x: Tensor) -> Any:
-    """Here every cast is written out."""
-    device = x.device.type
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
-
-
-def cast(tensor: Any, dtype: torch.dtype | None) -> Any:
-    return tensor if tensor is None or dtype is None else tensor.to(dtype)
-
-
-_copies: WeakIdKeyDictionary | None = None  # within `copies_kept`: weight → (its version, its copy in another type)
-
-
-@contextmanager
-def copies_kept() -> Iterator[None]:
-    """Within the block a frozen weight is cast once and not once a step. The same bits; the copies last as long as the block.
-
-    A weight that is changed in place, or replaced, is cast anew. Each thread's block sees the same copies; the outermost drops them.
-    """
-    global _copies
-    outermost = _copies is None
-    if outermost:
-        _copies = WeakIdKeyDictionary()
-    try:
-        yield
-    finally:
-        if outermost:
-            _copies = None
-
-
-def frozen_cast(W: Any, dtype: torch.dtype | None) -> Any:
-    """`cast` of a frozen weight, from the copies where they are kept."""
-    copies = _copies
-    if copies is None or dtype is None or W.dtype == dtype or W.requires_grad:
-        return cast(W, dtype)
-    found = copies.get(W)
-    if found is None or found[0] != W._version or found[1].dtype != dtype or found[1].device != W.device:
-        found = copies[W] = (W._version, W.to(dtype))
-    return found[1]
-
-
-def _part(tensors: Iterable[Any], scales: tuple[float, float], dtype: torch.dtype | None) -> Part:
-    W, b, A, B = tensors
-    return Part(frozen_cast(W, dtype), cast(b, dtype), cast(A, dtype), cast(B, dtype), *scales)
-
-
-def _flat(x: Tensor) -> Tensor:
-    return x.reshape(-1, x.shape[-1])  # (n, d)
-
-
-def _draw(x: Tensor, p: float) -> Tensor | None:
-    """1 where dropout keeps a number of x and 0 elsewhere: the random numbers of `F.dropout` on a CPU, in the same order."""
-    return torch.empty_like(x).bernoulli_(1 - p) if p else None
-
-
-def _pack(kept: Tensor | None) -> Tensor | None:
-    """Eight truth values in a byte: one 64-bit product moves the lowest bits of eight bytes next to each other."""
-    if kept is None:
-        return None
-    padded = F.pad(kept.to(torch.bool).reshape(-1), (0, -kept.numel() % 8))
-    return (padded.view(torch.int64) * 0x0102040810204080 >> 56).to(torch.uint8)
-
-
-def _unpack(bits: Tensor | None, x: Tensor) -> Tensor | None:
-    """The mask again, in x's shape and dtype."""
-    if bits is None:
-        return None
-    spread = bits.to(torch.int64) * 0x0101010101010101 & (0x8040201008040201 - (1 << 64))  # bit k in byte k
-    return spread.view(torch.uint8).clamp_(max=1)[: x.numel()].view(x.shape).to(x.dtype)
-
-
-def _thin(factor: Tensor, rows: Tensor) -> Tensor:
-    """factor @ rowsᵀ, (r, n): as it stands for MKL's wide types, and as (rows @ factorᵀ)ᵀ for oneDNN's half ones, which is faster."""
-    return (rows @ factor.T).T if rows.element_size() == 2 else factor @ rows.T
-
-
-def _add_product_(y: Tensor, thin: Tensor, factor: Tensor, s: float = 1.0) -> None:
-    """y += s · thinᵀ @ factor in place: y (n, d), thin (r, n), factor (r, d). These may be wider than y: one rounding, at the end."""
-    if factor.dtype == y.dtype:
-        y.addmm_(thin.T, factor, alpha=s)
-    else:
-        y.add_(thin.T @ factor, alpha=s)
-
-
-def _forward(x: Tensor, m: Part) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """y (..., out) by the plain formula's operations, in place, so that both paths give the same bits; x Aᵀ (n, r); the mask's bits."""
-    y = F.linear(x, m.W, m.b).detach()  # never a view: what comes behind, as ReLU(inplace=True), may change it
-    if m.A is None or m.B is None:
-        return y, None, None
-    kept = _draw(x, m.p)
-    low = F.linear((x if kept is None else x * kept).to(m.A.dtype), m.A)
-    y.add_(F.linear(low, m.B), alpha=m.s / (1 - m.p))  # dropout's 1/(1−p) is left to s
-    return y, _flat(low), _pack(kept)
-
-
-def _backward(dy: Tensor, x: Tensor, m: Part, saved: Any, dx: Tensor | None = None, wanted: bool = True) -> Any:
-    """From dy (n, out): dA (r, in), dB (out, r) and, where it is wanted, dx (n, in), added to the one given."""
-    if wanted:
-        dx = dy @ m.W if dx is None else dx.addmm_(dy, m.W)
-    if m.A is None or m.B is None:
-        return None, None, dx
-    low, bits = saved
-    wide, s, kept = dy.to(m.B.dtype), m.s / (1 - m.p), _unpack(bits, x)
-    thin = _thin(m.B.T, wide).mul_(s)  # (r, n)
-    dA = thin @ _flat(x if kept is None else x * kept).to(m.A.dtype)
-    dB = (low.T @ wide).mul_(s).T.contiguous()
-    if dx is not None and kept is None:
-        _add_product_(dx, thin, m.A)
-    elif dx is not None and kept is not None:
-        dx.addcmul_((thin.T @ m.A).to(dx.dtype), _flat(kept))
-    return dA, dB, dx
-
-
-def _plain(x: Tensor, m: Part, bits: Tensor | None) -> Tensor:
-    """The same step in operations that autograd can follow, for a backward pass that is to be differentiated itself."""
-    y = F.linear(x, m.W, m.b)
-    if m.A is None or m.B is None:
-        return y
-    kept = _unpack(bits, x.detach())
-    h = x if kept is None else x * kept
-    return torch.add(y, F.linear(F.linear(h.to(m.A.dtype), m.A), m.B), alpha=m.s / (1 - m.p)).to(y.dtype)
-
-
+# -- what the steps share -----------------------------------------------------------------------------------------------
 def _saved(ctx: Any) -> Any:
     """What forward saved. Where the gradient is to be differentiated: views of it, at which `_differentiable` stops.
 
@@ -265,18 +129,13 @@ def linear(x: Tensor, m: Part) -> Tensor:
     return _Linear.apply(x, m.W, m.b, m.A, m.B, m.s, m.p, autocast_dtype(x))
 
 
-def autocast_dtype(x: Tensor) -> torch.dtype | None:
-    device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-
-
 class _Linear(Function):
     @staticmethod
     def forward(ctx: Any, x, W, b, A, B, s, p, dtype):
         ctx.scales, ctx.dtype = (s, p), dtype
         with autocast_off(x):
-            m = _part((W, b, A, B), (s, p), dtype)
-            y, *kept = _forward(cast(x, dtype), m)
+            m = arithmetic.cast_part((W, b, A, B), (s, p), dtype)
+            y, *kept = arithmetic.forward(cast(x, dtype), m)
             ctx.save_for_backward(x, m.W if ctx.needs_input_grad[0] else W, b, A, B, *kept)
         return y
 
@@ -284,11 +143,11 @@ class _Linear(Function):
     def backward(ctx: Any, dy):
         x, *tensors, low, bits = _saved(ctx)
         with autocast_off(x):
-            m, xc = _part(tensors, ctx.scales, ctx.dtype), cast(x, ctx.dtype)
+            m, xc = arithmetic.cast_part(tensors, ctx.scales, ctx.dtype), cast(x, ctx.dtype)
             if torch.is_grad_enabled():
-                found = _differentiable(ctx, lambda: _plain(xc, m, bits), x, tensors, dy)
+                found = _differentiable(ctx, lambda: arithmetic.plain(xc, m, bits), x, tensors, dy)
                 return *(found.get(i) for i in range(5)), None, None, None
-            dA, dB, dx = _backward(_flat(dy), xc, m, (low, bits), wanted=ctx.needs_input_grad[0])
+            dA, dB, dx = arithmetic.backward(arithmetic.flat(dy), xc, m, (low, bits), wanted=ctx.needs_input_grad[0])
         return None if dx is None else dx.view(x.shape), None, None, dA, dB, None, None, None
 
 
@@ -303,9 +162,9 @@ class _GatedMLP(Function):
         with autocast_off(x):
             gate, up, down = _parts(tensors, scales, dtype)
             xc = cast(x, dtype)
-            g, *of_gate = _forward(xc, gate)
-            u, *of_up = _forward(xc, up)
-            y, *of_down = _forward(F.silu(g).mul_(u), down)
+            g, *of_gate = arithmetic.forward(xc, gate)
+            u, *of_up = arithmetic.forward(xc, up)
+            y, *of_down = arithmetic.forward(F.silu(g).mul_(u), down)
             wide = (gate.W, up.W) if ctx.needs_input_grad[0] else tensors[0:8:4]
             kept = (wide[0], *tensors[1:4], wide[1], *tensors[5:8], down.W, *tensors[9:])
             ctx.save_for_backward(x, g, u, *of_gate, *of_up, *of_down, *kept)
@@ -321,24 +180,24 @@ class _GatedMLP(Function):
             if torch.is_grad_enabled():
 
                 def step() -> Tensor:
-                    h = F.silu(_plain(xc, gate, of_gate[1])) * _plain(xc, up, of_up[1])
-                    return _plain(h, down, of_down[1])
+                    h = F.silu(arithmetic.plain(xc, gate, of_gate[1])) * arithmetic.plain(xc, up, of_up[1])
+                    return arithmetic.plain(h, down, of_down[1])
 
                 found = _differentiable(ctx, step, x, (None, None, *tensors), dy)  # numbered as forward's arguments are
                 return tuple(found.get(i) for i in range(15))
             a, wanted = F.silu(g), ctx.needs_input_grad[0]
-            *d_down, dh = _backward(_flat(dy), a * u, down, of_down)
+            *d_down, dh = arithmetic.backward(arithmetic.flat(dy), a * u, down, of_down)
             dh = dh.view(g.shape)
             du = dh * a
             dg = torch.ops.aten.silu_backward(dh.mul_(u), g)  # dh is ours; g and u may be asked for again
-            *d_gate, dx = _backward(_flat(dg), xc, gate, of_gate, wanted=wanted)
-            *d_up, dx = _backward(_flat(du), xc, up, of_up, dx, wanted)
+            *d_gate, dx = arithmetic.backward(arithmetic.flat(dg), xc, gate, of_gate, wanted=wanted)
+            *d_up, dx = arithmetic.backward(arithmetic.flat(du), xc, up, of_up, dx, wanted)
         dx, none = None if dx is None else dx.view(x.shape), (None, None)
         return dx, *none, *none, *d_gate, *none, *d_up, *none, *d_down
 
 
 def _parts(tensors: Any, scales: Any, dtype: torch.dtype | None) -> list[Part]:
-    return [_part(tensors[4 * i : 4 * i + 4], scales[i], dtype) for i in range(3)]
+    return [arithmetic.cast_part(tensors[4 * i : 4 * i + 4], scales[i], dtype) for i in range(3)]
 
 
 def gated_parts(mlp: Any) -> list[Part] | None:

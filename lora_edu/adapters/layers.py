@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lora_edu.adapters import fused
+from lora_edu.adapters.arithmetic import Part
 from lora_edu.adapters.config import LoRAConfig
 from lora_edu.adapters.layer import DEFAULT, AdapterState, LoRALayer
 from lora_edu.adapters.obstacles import is_conv1d
@@ -65,7 +66,7 @@ class LoRALinear(LoRALayer):
             nn.init.kaiming_uniform_(A, a=math.sqrt(5))  # U(±1/√in): what nn.Linear itself starts from
         nn.init.zeros_(B)
 
-    def fused_part(self) -> fused.Part | None:
+    def fused_part(self) -> Part | None:
         """This layer as the fast path sees it; None where only the plain formula of `forward` is right."""
         active = self.active_adapters()
         if type(self) is not LoRALinear or self.merged or len(active) > 1:

@@ -69,9 +69,9 @@ def _copies_of_frozen_weights(run: Run) -> contextlib.AbstractContextManager[Non
     """Under autocast W₀ is cast once a run and not once a step; where memory is short, as checkpointing says, it is not kept."""
     if run.precision != "bf16" or run.config.gradient_checkpointing:
         return contextlib.nullcontext()
-    from lora_edu.adapters import fused  # late: a trainer knows nothing of adapters
+    from lora_edu.adapters import arithmetic  # late: a trainer knows nothing of adapters
 
-    return fused.copies_kept()
+    return arithmetic.copies_kept()
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from lora_edu.adapters import fused
+from lora_edu.adapters.arithmetic import autocast_dtype, autocast_off, cast, frozen_cast, product
 from lora_edu.adapters.recognise import gives_bare_logits
 from lora_edu.data.examples import IGNORE
 from lora_edu.models.modules import forward_takes, unwrap
@@ -49,7 +50,7 @@ def causal_lm_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> LossSum:
     if head is not None:
         with silent(head):  # in the place of logits the model gives what its head would have read
             hidden = model(**inputs, logits_to_keep=keep).logits[picked]  # (N, d)
-        total = _ChunkedLoss.apply(hidden, head.weight, targets[:, keep][picked], fused.autocast_dtype(hidden))
+        total = _ChunkedLoss.apply(hidden, head.weight, targets[:, keep][picked], autocast_dtype(hidden))
         return LossSum(total, int(picked.sum()))
     if forward_takes(model, "logits_to_keep"):
         logits = model(**inputs, logits_to_keep=keep).logits  # (B, K, V)
@@ -74,17 +75,17 @@ class _ChunkedLoss(Function):
     def forward(ctx: Any, hidden, W, targets, dtype):
         gradient, total = torch.empty_like(hidden), hidden.new_zeros((), dtype=wide(hidden.dtype))
         rows = max(1, CHUNK_BYTES // (W.shape[0] * total.element_size()))
-        with fused.autocast_off(hidden):
-            head = fused.frozen_cast(W, dtype)
+        with autocast_off(hidden):
+            head = frozen_cast(W, dtype)
             for x, target, out in zip(hidden.split(rows), targets[:, None].split(rows), gradient.split(rows)):
-                logits = F.linear(fused.cast(x, dtype), head).to(total.dtype)  # (rows, V)
+                logits = F.linear(cast(x, dtype), head).to(total.dtype)  # (rows, V)
                 largest, correct = logits.amax(1, keepdim=True), logits.gather(1, target)
                 powers = logits.sub_(largest).exp_()
                 sums = powers.sum(1, keepdim=True)
                 total += (sums.log() + largest - correct).sum()
                 softmax = powers.div_(sums)
                 softmax.scatter_add_(1, target, softmax.new_full(target.shape, -1.0))
-                out.copy_(softmax.to(head.dtype) @ head)
+                out.copy_(product(softmax, head))
         ctx.save_for_backward(hidden, W, targets, gradient)
         ctx.dtype = dtype
         return total
@@ -93,7 +94,7 @@ class _ChunkedLoss(Function):
     def backward(ctx: Any, d_total):
         hidden, W, targets, gradient = ctx.saved_tensors
         if torch.is_grad_enabled():  # a gradient of the gradient is wanted: the plain way
-            logits = F.linear(fused.cast(hidden, ctx.dtype), fused.cast(W, ctx.dtype)).to(d_total.dtype)
+            logits = F.linear(cast(hidden, ctx.dtype), cast(W, ctx.dtype)).to(d_total.dtype)
             loss = F.cross_entropy(logits, targets, reduction="sum")
             return torch.autograd.grad(loss, hidden, d_total, create_graph=True)[0], None, None, None
         return (gradient * d_total).to(hidden.dtype), None, None, None

@@ -14,12 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import parametrize
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from lora_edu.adapters import (
     LoRAConfig,
     LoRALinear,
     adapter_parameters,
+    arithmetic,
     disabled,
     fused,
     inject,
@@ -170,8 +172,12 @@ def test_gradient_of_a_gradient_with_dropout_uses_the_same_mask(make):
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("make", [make_layer, make_mlp])
 @pytest.mark.parametrize(("dtype", "autocast"), [(torch.float32, True), (torch.bfloat16, False), (torch.bfloat16, True), (torch.float16, False)])  # fmt: skip
-def test_half_precision_is_as_near_to_the_truth_as_the_plain_formula(make, dtype, autocast, dropout):
+@pytest.mark.parametrize("own_bf16", [True, False])
+def test_half_precision_is_as_near_to_the_truth_as_the_plain_formula(
+    make, dtype, autocast, dropout, own_bf16, monkeypatch
+):
     """Roundings differ, so both are held against float64: the fast path's error is at most that of the plain path, or nearly so."""
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: own_bf16)
     torch.manual_seed(0)
     size = {"n_in": 64, "n_out": 48} if make is make_layer else {"d": 64, "wide": 96}
     module = make(r=4, dtype=dtype, dropout=dropout, **size)
@@ -184,6 +190,32 @@ def test_half_precision_is_as_near_to_the_truth_as_the_plain_formula(make, dtype
         errors = [float((each[name].double() - value).norm() / value.norm()) for each in (fast, plain)]
         assert name != "y" or dropout or torch.equal(fast[name], plain[name])
         assert errors[0] <= 1.25 * errors[1] + 0.1 * unit and errors[0] < 4 * unit, (name, errors)
+
+
+class Products(TorchDispatchMode):
+    """Notes the types of matrix products."""
+
+    def __init__(self):
+        super().__init__()
+        self.types = set()
+
+    def __torch_dispatch__(self, operation, types, inputs=(), named=None):
+        if operation in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.addmm_.default):
+            self.types |= {each.dtype for each in inputs if isinstance(each, torch.Tensor)}
+        return operation(*inputs, **(named or {}))
+
+
+@pytest.mark.parametrize("make", [make_layer, make_mlp])
+@pytest.mark.parametrize(("dtype", "autocast"), [(torch.float32, True), (torch.bfloat16, False)])
+@pytest.mark.parametrize("own_bf16", [True, False])
+def test_a_cpu_without_bf16_goes_backwards_in_float32(make, dtype, autocast, own_bf16, monkeypatch):
+    """Such a product in bf16 takes it 30 to 60 times as long."""
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: own_bf16)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        y = make(dtype=dtype)(torch.randn(4, 6, dtype=dtype, requires_grad=True))
+    with Products() as seen:
+        y.sum().backward()
+    assert (torch.bfloat16 in seen.types) == own_bf16
 
 
 def test_law_1_at_the_start_the_output_is_the_base_s_bit_for_bit(steps):
@@ -202,29 +234,29 @@ def test_a_frozen_weight_is_cast_once_where_copies_are_kept(make, monkeypatch):
     weights = [p for name, p in module.named_parameters() if not p.requires_grad]
     x = torch.randn(4, 6)
     plain = gradients(module, x, on=True, autocast=True)
-    with fused.copies_kept():
+    with arithmetic.copies_kept():
         for _ in range(2):
             assert_same(gradients(module, x, on=True, autocast=True), plain, 0.0)
-        kept = dict(fused._copies)
+        kept = dict(arithmetic._copies)
         assert {id(w) for w in kept} == {id(w) for w in weights}
-        with fused.copies_kept():
+        with arithmetic.copies_kept():
             gradients(module, x, on=True, autocast=True)
-        assert all(fused._copies[w][1] is copy for w, (_, copy) in kept.items())
+        assert all(arithmetic._copies[w][1] is copy for w, (_, copy) in kept.items())
         with torch.no_grad():
             weights[0].mul_(1.5)
         changed = gradients(module, x, on=True, autocast=True)
         assert not torch.equal(changed["y"], plain["y"])
-    assert fused._copies is None
+    assert arithmetic._copies is None
     assert_same(gradients(module, x, on=True, autocast=True), changed, 0.0)
 
 
 def test_a_mask_survives_its_bits():
     for shape in ((1, 1), (3, 5), (16, 8), (7, 9)):
         x = torch.randn(shape)
-        kept = fused._draw(x, 0.3)
-        bits = fused._pack(kept)
-        assert torch.equal(fused._unpack(bits, x), kept) and bits.numel() == -(-x.numel() // 8)
-    assert 0.69 < fused._draw(torch.empty(200, 200), 0.3).mean() < 0.71
+        kept = arithmetic.draw(x, 0.3)
+        bits = arithmetic.pack(kept)
+        assert torch.equal(arithmetic.unpack(bits, x), kept) and bits.numel() == -(-x.numel() // 8)
+    assert 0.69 < arithmetic.draw(torch.empty(200, 200), 0.3).mean() < 0.71
 
 
 @pytest.mark.parametrize("make", [make_layer, make_mlp])

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from conftest import make_tiny_llama
 from helpers import randomise
 
-from lora_edu.adapters import LoRAConfig, fused, inject
+from lora_edu.adapters import LoRAConfig, arithmetic, fused, inject
 from lora_edu.training import causal_lm_loss, losses
 from lora_edu.training.memory import saved_for_backward
 
@@ -144,7 +144,10 @@ def test_chunks_give_the_same_loss_and_gradients(dtype, tolerance, chunks):
 
 
 @pytest.mark.parametrize(("dtype", "autocast"), [(torch.float32, True), (torch.bfloat16, False)])
-def test_chunks_in_half_precision(dtype, autocast, chunks):
+@pytest.mark.parametrize("own_bf16", [True, False])
+def test_chunks_in_half_precision(dtype, autocast, own_bf16, chunks, monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: own_bf16)
+    monkeypatch.setattr(arithmetic, "_BLOCK", 10)
     hidden = torch.randn(9, 64, dtype=dtype, requires_grad=True)
     W, targets = torch.randn(32, 64, dtype=dtype) / 8, torch.randint(0, 32, (9,))
     total = losses._ChunkedLoss.apply(hidden, W, targets, torch.bfloat16 if autocast else None)

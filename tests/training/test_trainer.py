@@ -606,7 +606,7 @@ def test_without_the_package_tensorboard_the_remedy_is_said(tmp_path, monkeypatc
 @pytest.mark.parametrize("settings", [{}, {"gradient_checkpointing": True}, {"precision": "fp32"}])
 def test_a_run_in_bf16_casts_a_frozen_weight_once(settings, monkeypatch):
     """The weights end as without the copies, bit for bit; where memory is short, or nothing is cast, none are kept."""
-    from lora_edu.adapters import fused
+    from lora_edu.adapters import arithmetic, fused
 
     kept = []
 
@@ -623,9 +623,9 @@ def test_a_run_in_bf16_casts_a_frozen_weight_once(settings, monkeypatch):
 
     class Look(Callback):
         def on_step_end(self, trainer, record):
-            kept.append(len(fused._copies or ()))
+            kept.append(len(arithmetic._copies or ()))
 
     with fused.switched(True):
         with_copies = run(True)
-        assert (min(kept) > 0) == (settings == {}) and fused._copies is None
+        assert (min(kept) > 0) == (settings == {}) and arithmetic._copies is None
         assert farthest(with_copies, run(False)) == 0
