@@ -183,7 +183,7 @@ def test_float64_stays_and_the_recipe_may_say():
     assert table(fitted(adapted(), 10**9))["precision"] == ("fp32", "the recipe says so")
 
 
-def test_it_says_how_the_base_is_held_and_what_the_other_way_would_take():
+def test_it_says_how_the_base_is_held_and_what_the_other_way_would_take(monkeypatch):
     """Copies are made for a run in bf16 on a base in fp32, unless memory is short."""
     model = inject(make_tiny_llama(), LoRAConfig(r=2))
     frozen = sum(p.nbytes for p in model.parameters() if not p.requires_grad)
@@ -198,8 +198,11 @@ def test_it_says_how_the_base_is_held_and_what_the_other_way_would_take():
     value, why = base(precision="bf16", gradient_checkpointing=True)
     assert value == "float32" and "cast at every use" in why
     with_halves = inject(make_tiny_llama().to(torch.bfloat16), LoRAConfig(r=2))
-    found = table(fitted(with_halves, room, replace(RECIPE, precision="bf16")))["base weights"]
-    assert found == ("bfloat16", f"as they were loaded: {megabytes(frozen // 2)}")
+    for own_bf16, more in ((True, ""), (False, f"hold {megabytes(frozen)}")):
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda own=own_bf16: own)
+        name, why = table(fitted(with_halves, room, replace(RECIPE, precision="bf16")))["base weights"]
+        assert name == "bfloat16" and why.startswith(f"as they were loaded: {megabytes(frozen // 2)}")
+        assert why.endswith(more) and ("several times as fast" in why) == (not own_bf16)
 
 
 # --- time -------------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lora_edu.adapters.arithmetic import emulated
 from lora_edu.data.examples import IGNORE, Example
 from lora_edu.errors import ConfigError, DataError
 from lora_edu.models.device import Precision, fastest_settings
@@ -165,6 +166,11 @@ def _base_weights(model: nn.Module, precision: Precision, config: TrainConfig) -
         return "none", "every weight trains"
     [(dtype, size)] = sizes.most_common(1)
     name = str(dtype).removeprefix("torch.")
+    if any(p.dtype == dtype and emulated(p) for p in frozen):
+        return name, (
+            f"as they were loaded: {megabytes(size)}; this CPU has no arithmetic for {name}: load_base(…, dtype=torch.float32) would be "
+            f"several times as fast, and hold {megabytes(2 * size)}"
+        )
     if precision != "bf16" or dtype != torch.float32:
         return name, f"as they were loaded: {megabytes(size)}"
     instead = f"load_base(…, dtype=torch.bfloat16) would hold {megabytes(size // 2)} alone"
