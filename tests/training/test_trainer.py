@@ -209,6 +209,13 @@ def test_the_probe_takes_what_is_clearly_faster(monkeypatch, fp32, bf16, one, bf
     assert (found.precision, found.threads) == expected and found.timings == timings
 
 
+@pytest.mark.parametrize(("seconds", "calls"), [(2.0, 1), (0.02, 6)])
+def test_a_probe_that_takes_long_is_made_once(monkeypatch, seconds, calls):
+    made = []
+    monkeypatch.setattr(device, "probe_step", lambda *where: made.append(where) or seconds)
+    assert device._timing(torch.device("cpu"), "bf16", 1) == 1000 * seconds and len(made) == calls
+
+
 def test_the_probe_measures_and_auto_uses_it():
     found = device.fastest_settings()
     assert found is device.fastest_settings() and all(ms > 0 for ms in found.timings.values())
