@@ -1,6 +1,7 @@
 """A whole run beside transformers' Trainer with PEFT: the same rows in the same order, steps, schedule and optimiser; CPU time, memory, loss.
 
     OMP_NUM_THREADS=1 python benchmarks/peer_run.py            # 3 rounds of each variant
+    OMP_NUM_THREADS=1 python benchmarks/peer_run.py --precision fp32      # on a CPU without bf16 of its own
 
 Every run is a process of its own, and the variants take turns. CPU seconds are those of the training call, memory the process's peak
 while it trains (Linux keeps it), the loss that of held-out rows, measured alike for all, in fp32, after the run. Both sides mask the prompt, pad
@@ -106,6 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--precision", nargs="+", choices=("fp32", "bf16"), default=("fp32", "bf16"))
     parser.add_argument("--one", choices=VARIANTS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -113,8 +115,8 @@ def main() -> None:
         return one(options.one, options.steps, options.folder)
     import tempfile
 
-    runs: dict[str, list[dict]] = {name: [] for name in VARIANTS}
-    names = list(VARIANTS)
+    names = [name for name, (_, precision, _) in VARIANTS.items() if precision in options.precision]
+    runs: dict[str, list[dict]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(options.rounds):
             for name in names[number % len(names) :] + names[: number % len(names)]:
@@ -122,7 +124,8 @@ def main() -> None:
                 said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
                 runs[name].append(json.loads(said.splitlines()[-1]))
                 print(number, name, runs[name][-1], flush=True)
-    best = min(("peer fp32", "peer bf16"), key=lambda name: statistics.median(run["cpu_seconds"] for run in runs[name]))
+    peers = [name for name in names if name.startswith("peer")]
+    best = min(peers, key=lambda name: statistics.median(run["cpu_seconds"] for run in runs[name]))
     table = {}
     print(f"\n× the faster peer, {best}   CPU s  ×peer  peak MB  ×peer  held-out loss")
     for name, own in runs.items():

@@ -1,6 +1,7 @@
 """What one training step costs: ours against PEFT and against the limit. All-linear r = 8 on the default model, 512 tokens.
 
     OMP_NUM_THREADS=1 python benchmarks/step.py            # fp32 and bf16, 7 rounds
+    OMP_NUM_THREADS=1 python benchmarks/step.py --precision fp32      # on a CPU without bf16 of its own
 
 `ours` is the fast path of lora_edu/adapters/fused.py; `ours, plain` the layer as chapter 03 writes it; `ours, our loss` the fast path with
 `causal_lm_loss` as the trainer has it, where the others take the model's own loss. The limit is the least that
@@ -59,6 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--precision", nargs="+", choices=("fp32", "bf16"), default=("fp32", "bf16"))
     parser.add_argument("--quick", action="store_true", help="two rounds: does it run at all?")
     options = parser.parse_args()
     base = load_base().model.train()
@@ -72,7 +74,7 @@ def main() -> None:
     )
     ids = torch.randint(100, 40_000, (BATCH, LENGTH), generator=torch.Generator().manual_seed(0))
     tables = {}
-    for dtype in ("fp32", "bf16"):
+    for dtype in options.precision:
         step = make_step(ours, ids, dtype)
         steps = {
             "limit": make_step(frozen, ids, dtype, train_inputs=True),
@@ -97,7 +99,7 @@ def main() -> None:
     if not options.quick:
         write(
             "step" if not options.dropout else "step_dropout",
-            {"tokens": BATCH * LENGTH, "dropout": options.dropout, "tables": tables},
+            {"own_bf16": torch.ops.mkldnn._is_mkldnn_bf16_supported(), "tokens": BATCH * LENGTH, "dropout": options.dropout, "tables": tables},
         )
 
 
