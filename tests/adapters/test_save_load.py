@@ -145,6 +145,14 @@ def test_law_7_a_file_that_does_not_fit_is_refused_and_nothing_is_half_loaded(tm
     assert torch.equal(model(tokens()).logits, before)
 
 
+def test_numbers_whose_squares_overflow_are_finite_all_the_same(tmp_path):
+    model = randomise(inject(make_tiny_llama(), LoRAConfig(r=2)))
+    next(iter(adapter_parameters(model).values())).data.fill_(1e30)
+    loaded = load(make_tiny_llama(), save(model, tmp_path))
+    for name, parameter in adapter_parameters(model).items():
+        assert torch.equal(adapter_parameters(loaded)[name], parameter)
+
+
 def test_an_adapter_for_another_model_is_refused(tmp_path):
     save(randomise(inject(make_tiny_llama(hidden_size=32), LoRAConfig(r=2))), tmp_path)
     with pytest.raises(CheckpointError, match="does not fit this model"):
