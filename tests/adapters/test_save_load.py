@@ -9,7 +9,18 @@ from conftest import make_tiny_llama
 from helpers import randomise, tokens
 from safetensors.torch import load_file, save_file
 
-from lora_edu.adapters import LoRAConfig, adapter_names, audit, fingerprint, inject, load, merge, save, set_adapter
+from lora_edu.adapters import (
+    LoRAConfig,
+    adapter_names,
+    adapter_parameters,
+    audit,
+    fingerprint,
+    inject,
+    load,
+    merge,
+    save,
+    set_adapter,
+)
 from lora_edu.adapters.save_load import CONFIG, WEIGHTS, read
 from lora_edu.errors import CheckpointError
 
