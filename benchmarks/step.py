@@ -98,8 +98,19 @@ def main() -> None:
             )
     if not options.quick:
         write(
-            "step" if not options.dropout else "step_dropout",
-            {"own_bf16": torch.ops.mkldnn._is_mkldnn_bf16_supported(), "tokens": BATCH * LENGTH, "dropout": options.dropout, "tables": tables},
+            "_".join(
+                [
+                    "step",
+                    *(options.precision if len(options.precision) == 1 else ()),
+                    *(["dropout"] if options.dropout else ()),
+                ]
+            ),
+            {
+                "own_bf16": torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+                "tokens": BATCH * LENGTH,
+                "dropout": options.dropout,
+                "tables": tables,
+            },
         )
 
 
