@@ -1,12 +1,13 @@
-"""Every notebook that shows a widget, run in a real JupyterLab: each control is moved by keyboard and the picture follows."""
+"""The widgets of every chapter in a real JupyterLab: each control is moved by keyboard and the picture follows."""
 
 import os
-import shutil
 from pathlib import Path
 
+import nbformat
 import pytest
 from every_widget import MAKERS
 from helpers import NOTEBOOKS, TESTS
+from slices import cut_to_widgets
 
 pytestmark = pytest.mark.browser
 
@@ -33,8 +34,9 @@ ONE_EACH = [
 
 @pytest.fixture(scope="module")
 def course(root):
-    """A copy of the notebooks where JupyterLab sees them."""
-    shutil.copytree(NOTEBOOKS, root, dirs_exist_ok=True)
+    """The chapters where JupyterLab sees them, each cut down to its widgets and what they need."""
+    for name in CHAPTERS:
+        nbformat.write(cut_to_widgets(NOTEBOOKS / name), root / name)
 
 
 @pytest.fixture(scope="module")
