@@ -224,7 +224,9 @@ def widths(device: torch.device, top: float, quick: bool) -> dict[str, list[dict
     tables = {}
     for name, shape in WIDTHS.items():
         shape = {key: size // 4 if quick and "size" in key else size for key, size in shape.items()}
-        config = LlamaConfig(**shape, num_hidden_layers=layers, vocab_size=1000 if quick else 32000, tie_word_embeddings=False)
+        config = LlamaConfig(
+            **shape, num_hidden_layers=layers, vocab_size=1000 if quick else 32000, tie_word_embeddings=False
+        )
         with torch.device(device):
             model = LlamaForCausalLM(config).to(torch.bfloat16)
         batches = random_batches(config.vocab_size, rows, length, device)
