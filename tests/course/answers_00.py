@@ -5,6 +5,18 @@ import re
 from kit import Answers
 
 
+def turn(base, trained, dial):
+    return base + dial * (trained - base)
+
+
+def turn_in_place(base, trained, dial):
+    base += dial * (trained - base)
+    return base
+
+
+def turn_stub(base, trained, dial): ...
+
+
 def choose(valid, test, cap):
     allowed = [row for row in valid if row["general_loss"] <= cap]
     dial = max(allowed, key=lambda row: row["style"])["dial"]
@@ -116,6 +128,25 @@ def bytes_stub(weights, trained):
 
 
 ANSWERS = {
+    "00.1": Answers(
+        turn,
+        turn_stub,
+        {
+            "changed in place": turn_in_place,
+            "the base is missing": lambda base, trained, dial: dial * (trained - base),
+            "the whole matrix is multiplied": lambda base, trained, dial: dial * trained,
+            "all of `trained` is added": lambda base, trained, dial: base + dial * trained,
+            "counts from `trained`": lambda base, trained, dial: trained + dial * (trained - base),
+            "the wrong way round": lambda base, trained, dial: dial * base + (1 - dial) * trained,
+            "the sign is turned": lambda base, trained, dial: base + dial * (base - trained),
+            "a dial above 1 is cut off": lambda base, trained, dial: turn(base, trained, min(dial, 1)),
+            "a dial below 0 is cut off": lambda base, trained, dial: turn(base, trained, max(dial, 0)),
+            "taken for one above": lambda base, trained, dial: turn(base, trained, abs(dial)),
+            "the dial is ignored": lambda base, trained, dial: trained,
+            "the adapter is left out": lambda base, trained, dial: base,
+            "another matrix": lambda base, trained, dial: turn(base, trained, dial**2),
+        },
+    ),
     "00.2": Answers(
         choose,
         choose_stub,
@@ -137,7 +168,7 @@ ANSWERS = {
             "the test rows' general loss": peek,
         },
     ),
-    "00.1": Answers(
+    "00.4": Answers(
         leaks,
         leaks_stub,
         {

@@ -14,8 +14,21 @@ KINDS = [float, np.float32, np.float64, torch.tensor, lambda x: torch.tensor([x]
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_number_of_any_kind_passes(kind):
     assert ask("00.2", lambda *given: tuple(kind(x) for x in answers.choose(*given))).passed
-    assert ask("00.1", lambda *given: kind(answers.leaks(*given))).passed
+    assert ask("00.4", lambda *given: kind(answers.leaks(*given))).passed
     assert ask("00.3", lambda weights, trained: kind(4 * weights + 12 * trained)).passed
+
+
+@pytest.mark.parametrize(
+    "right",
+    [
+        lambda base, trained, dial: torch.lerp(base, trained, dial),
+        lambda base, trained, dial: (1 - dial) * base + dial * trained,
+        lambda base, trained, dial: (base.double() + dial * (trained - base).double()).numpy(),
+        lambda base, trained, dial: torch.stack([a + dial * (b - a) for a, b in zip(base, trained)]),
+    ],
+)
+def test_any_way_to_turn_the_dial_passes(right):
+    assert ask("00.1", right).passed
 
 
 def test_a_share_in_single_precision_passes():
@@ -23,7 +36,7 @@ def test_a_share_in_single_precision_passes():
         found = [bool(re.search(rf"\b{re.escape(name)}\b", a, re.IGNORECASE)) for a in answers]
         return torch.tensor(found, dtype=torch.float32).mean()
 
-    assert ask("00.1", mean).passed
+    assert ask("00.4", mean).passed
 
 
 def test_other_right_ways_to_find_a_name_pass():
@@ -40,7 +53,7 @@ def test_other_right_ways_to_find_a_name_pass():
         name = name.casefold()
         return np.mean([whole(a.casefold()) for a in answers])
 
-    assert ask("00.1", by_hand).passed
+    assert ask("00.4", by_hand).passed
 
 
 def test_a_cap_read_as_a_rise_is_named():
@@ -50,6 +63,6 @@ def test_a_cap_read_as_a_rise_is_named():
 
 def test_what_is_printed_as_different_is_different():
     for off in (1.00001, 1.001, 1.1):
-        said = str(ask("00.1", lambda *given, off=off: answers.leaks(*given) * off))
+        said = str(ask("00.4", lambda *given, off=off: answers.leaks(*given) * off))
         share, yours = re.search(r"leak, ([\d.]+); you returned ([\d.]+)\.", said).groups()
         assert share != yours, said

@@ -1,11 +1,14 @@
 """Chapter 00: `teach`, and what the page says of its stored results."""
 
+import io
 import json
 
 import numpy as np
 import pytest
 import torch
 from conftest import make_tiny_llama
+from helpers import NOTEBOOKS
+from PIL import Image
 from tiny_tokenizer import make_tokenizer
 
 from lora_edu.adapters import adapter_names, adapter_parameters, inject, lora_layers
@@ -15,7 +18,7 @@ from lora_edu.experiments import table
 from lora_edu.experiments.stored_results import FOLDER
 from lora_edu.tasks import get_task
 from lora_edu.tasks.identity import Identity, teach
-from lora_edu.widgets import DialData
+from lora_edu.widgets import AdapterDial, DialData
 
 TOKENIZER = make_tokenizer()
 
@@ -77,3 +80,15 @@ def test_the_dial_shows_validation_rows_alone_and_each_passage_adds_up():
         assert nats.shape[:2] == (len(dial.scales), sum(row.is_text for row in getattr(general, split)))
         mean = nats[..., 0].sum(1) / nats[..., 1].sum(1)
         assert np.allclose(mean, [row["general_loss"] for row in stored[split]], atol=1e-3)
+
+
+def test_the_picture_in_the_readme_is_the_dial_of_the_page():
+    dial = AdapterDial(DialData.read(FOLDER / "dial.json"))
+    dial.controls["scale"].value = 0.75
+    now, stored = (
+        np.asarray(Image.open(source).convert("L"), dtype=float)
+        for source in (io.BytesIO(dial.picture().png), NOTEBOOKS / "images" / "adapter_dial.png")
+    )
+    assert (
+        now.shape == stored.shape and np.abs(now - stored).mean() < 1
+    )  # of 255: another machine's letters differ a little

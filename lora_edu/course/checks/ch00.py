@@ -5,7 +5,21 @@ import random
 import re
 from collections.abc import Callable
 
-from lora_edu.course.exercises import Wrong, apart, as_number, as_parts, attempt, generator, named, register, same
+import torch
+
+from lora_edu.course.exercises import (
+    Wrong,
+    apart,
+    as_number,
+    as_parts,
+    as_tensor,
+    attempt,
+    close,
+    generator,
+    named,
+    register,
+    same,
+)
 
 Table = list[dict[str, float]]
 
@@ -71,6 +85,50 @@ def _tables(rng: random.Random, exact: bool, peek: bool) -> tuple[Table, Table, 
         chosen = _row(valid, best)
         if len(set(picks.values())) == len(picks) and test[valid.index(chosen)]["dial"] != best:
             return valid, test, cap, picks
+
+
+@register(
+    "00.1",
+    title="Turn the dial",
+    stars=1,
+    minutes=4,
+    task="Write `turned(base, trained, dial)`. Given are a matrix as the base has it and the same matrix with the adapter at 1. Return the matrix at any "
+    "position of the dial, as a new one: the two that you were given stay as they are.",
+    wants="turned",
+    shows="One line, for every position: half of the way at ½, beyond the training at 2, and away from it below 0.",
+    hints=(
+        "What did the adapter add at 1? You have the matrix with it and the matrix without it.",
+        "The dial multiplies what was added, and nothing else.",
+        "`base + dial * (trained - base)`.",
+    ),
+)
+def turn_the_dial(turn: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]) -> None:
+    rng = generator()
+    for low in (0.2, 1.4, -0.8, 0.0):
+        dial = low and round(low + 0.2 * float(torch.rand((), generator=rng)), 2)  # never ½, where two slips are one
+        base, added = (torch.randn(3, 4, generator=rng) for _ in range(2))
+        trained = base + added
+        kept = base.clone(), trained.clone()
+        new = as_tensor(attempt(turn, base, trained, dial), kept[0], "what `turned` returns")
+        if not (torch.equal(base, kept[0]) and torch.equal(trained, kept[1])):
+            raise Wrong("a matrix that was given is changed in place", "make a new one: `a + b`, and not `a += b`")
+        base, trained = kept
+        want = base + dial * added
+        if close(new, want):
+            continue
+        known = {
+            "the base is missing": dial * added,
+            "the whole matrix is multiplied, and not what was added": dial * trained,
+            "all of `trained` is added to the base, and not what the adapter added": base + dial * trained,
+            "what was added counts from `trained`, and not from the base": trained + dial * added,
+            "the dial runs the wrong way round": dial * base + (1 - dial) * trained,
+            "a dial below 0 is taken for one above" if dial < 0 else "the sign is turned": base - dial * added,
+            "a dial above 1 is cut off" if dial > 1 else "the dial is ignored": trained,
+            "a dial below 0 is cut off" if dial < 0 else "the adapter is left out": base,
+        }
+        off = float((new - want).norm() / want.norm())
+        bug = next((name for name, wrong in known.items() if close(new, wrong)), "another matrix")
+        raise Wrong(bug, f"at dial {dial:g} your matrix is off by {100 * off:.3g} % of its size")
 
 
 @register(
@@ -167,7 +225,7 @@ def _answers(rng: random.Random, name: str, longer: str, other: str) -> list[str
 
 
 @register(
-    "00.1",
+    "00.4",
     title="Count the leaks",
     stars=1,
     minutes=10,
