@@ -1,6 +1,6 @@
 """Two places, each at its own learning rate: all-linear against the last ten layers, at equal bytes and equal scale. Chapter 04.
 
-The runs of `targets_grid` at several rates, in 32 bits. `valid` is the loss a token of the answers on the rows that choose a place's
+The runs of `targets_grid` at several rates. `valid` is the loss a token of the answers on the rows that choose a place's
 rate, `test` that on other rows: it is read once, at the rate that was chosen.
 """
 
@@ -17,14 +17,13 @@ from lora_edu.tasks import get_task
 LAST_TEN = Choice(KINDS, (20, 29), 24)
 PLACES = (ALL_LINEAR, LAST_TEN)
 RATES = (1e-3, 2e-3, 4e-3)
-PRECISION, JUDGED_ON = "fp32", HELD_OUT  # rows of the test split that judge
+JUDGED_ON = HELD_OUT  # rows of the test split that judge
 
 
 def _run(base: Base, cell: Cell, seed: int) -> dict[str, float]:
     rows, rate = get_task(TASK).splits(), cell["learning_rate"]
     parts = {"valid": rows.valid[:HELD_OUT], "test": rows.test[:JUDGED_ON]}
-    config = at_scale(Choice.of_cell(cell))
-    with trained(base, config, seed=seed, learning_rate=rate, precision=PRECISION) as trainer:
+    with trained(base, at_scale(Choice.of_cell(cell)), seed=seed, learning_rate=rate) as trainer:
         return {name: trainer.evaluate(encode_rows(part, base.tokenizer)) for name, part in parts.items()}
 
 
@@ -38,8 +37,7 @@ SWEEP = Sweep(
     settings={
         "base": DEFAULT_MODEL,
         "task": TASK,
-        "train": {key: value for key, value in TRAIN.to_dict().items() if key != "learning_rate"}
-        | {"precision": PRECISION},
+        "train": {key: value for key, value in TRAIN.to_dict().items() if key != "learning_rate"},
         "scale": SCALE,
         "choosing_rows": HELD_OUT,
         "judging_rows": JUDGED_ON,
