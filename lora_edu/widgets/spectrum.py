@@ -52,7 +52,7 @@ class Change:
 
 
 class SpectrumExplorer(Widget):
-    """Which matrix changed most, and how many directions hold most of the change? Chapter 02.
+    """How many directions hold most of a change, of the weight it changes, and of noise? Chapter 02.
 
     Args:
         groups: name → the same matrix of each layer, first layer first.
@@ -63,8 +63,8 @@ class SpectrumExplorer(Widget):
 
     title = "The spectrum of a change"
     question = (
-        "Which matrix changed most, for its size? How many directions hold 90 % of that change, how many of W₀, and how "
-        "many of a Gaussian matrix of the same shape?"
+        "How many directions hold 90 % of a change, how many of W₀, and how many of a Gaussian matrix of the same shape? "
+        "Is there a matrix where the change does not need fewer?"
     )
     computes_on = ("matrix", "share")
 

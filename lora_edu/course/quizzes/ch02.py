@@ -35,11 +35,11 @@ QUIZ = Quiz(
         ),
         Item(
             "02.q4",
-            "On the digits network AdamW's ΔW needs about 14 directions for 90 %, and training at r = 4 comes within a few points of training everything. How do the two fit together?",
+            "On the digits network AdamW's ΔW needs about 14 directions for 90 % of its energy, and training at r = 2 reads more than 90 % of what training everything does. How do the two fit together?",
             (
-                Option("The energy of one ΔW and the rank that a task needs are two questions.", "Training at r = 4 finds another change, one that has rank 4.", True),
-                Option("They do not: r must be at least 14.", "That would hold if the change of rank 4 had to be a copy of that ΔW."),
-                Option("At r = 4 training raises the rank of B A as it goes on.", "B A never has a rank above r."),
+                Option("The energy of one ΔW and the rank that a task needs are two questions.", "Training at r = 2 finds another change, one that has rank 2.", True),
+                Option("They do not: r must be at least 14.", "That would hold if the change of rank 2 had to be a copy of that ΔW."),
+                Option("At r = 2 training raises the rank of B A as it goes on.", "B A never has a rank above r."),
             ),
         ),
         Item(
