@@ -44,6 +44,38 @@ def test_svd_of_a_thin_product_equals_the_svd_of_the_whole():
     torch.testing.assert_close((U * S) @ Vh, linalg.low_rank(B @ A, 3))
 
 
+@pytest.mark.parametrize("decay", [1.0, 0.999, 0.9])
+def test_subspace_iteration_is_near_the_best_even_where_the_spectrum_hardly_falls(decay):
+    U, V = (torch.linalg.qr(matrix(n, 200, n))[0] for n in (300, 250))
+    S = decay ** torch.arange(200, dtype=torch.float64)
+    M = (U * S) @ V.T
+    left, values, right = linalg.leading_svd(M, 6)
+    torch.testing.assert_close(left.T @ left, torch.eye(6, dtype=torch.float64))
+    held, best = values.square().sum() / S.square().sum(), S[:6].square().sum() / S.square().sum()
+    error = (M - (left * values) @ right).square().sum() / S.square().sum()
+    assert float(error) == pytest.approx(1 - float(held), abs=1e-12)  # what it says of itself is so
+    assert 0.97 * best < held <= best + 1e-12
+    again = linalg.leading_svd(M, 6)
+    assert torch.equal(again[1], values)
+
+
+def test_norms_and_inner_products_of_thin_products_are_those_of_the_whole():
+    B1, A1, B2, A2 = matrix(30, 4), matrix(4, 20, 1), matrix(30, 3, 2), matrix(3, 20, 3)
+    assert linalg.norm_of_product(B1, A1) == pytest.approx(float(torch.linalg.norm(B1 @ A1)))
+    assert linalg.inner_of_products(B1, A1, B2, A2) == pytest.approx(float(((B1 @ A1) * (B2 @ A2)).sum()))
+    nearly = B1 + 1e-9 * matrix(30, 4, 5)  # a distance far below the norms, which their difference would lose
+    stacked = torch.cat([nearly, -B1], dim=1), torch.cat([A1, A1])
+    assert linalg.norm_of_product(*stacked) == pytest.approx(float(torch.linalg.norm((nearly - B1) @ A1)), rel=1e-5)
+
+
+def test_columns_that_depend_on_others_span_nothing_of_their_own():
+    e = torch.eye(4)
+    twice = torch.stack([e[0], 2 * e[0], torch.zeros(4)], dim=1)
+    torch.testing.assert_close(linalg.principal_angles(twice, e[:, 1:3]), torch.tensor([90.0]).double())
+    assert len(linalg.principal_angles(torch.zeros(4, 2), e)) == 0
+    assert float(linalg.principal_angles(e[:, :2], e[:, :2]).max()) < 1e-5  # in float32 the arc cosine would say 0.02
+
+
 def test_half_precision_is_computed_in_float32():
     assert linalg.truncated_svd(matrix(4, 4).bfloat16())[1].dtype == torch.float32
 

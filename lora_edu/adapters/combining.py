@@ -85,6 +85,8 @@ def combine(
     are better asked for on ΔW: ties_svd, dare_linear_svd, dare_ties_svd, magnitude_prune_svd, each then cut to `rank`. Those build
     ΔW (out, in), of one layer at a time. TIES takes a *mean* where signs agree: at equal weights of 1 it is smaller than the sum.
 
+    Of a single adapter PEFT makes "linear" whatever was asked for; here it is what was asked for.
+
     `seed` chooses DARE's entries: the same on every device. On the factors all adapters of a layer need one rank. The new adapter's
     scale is 1 (α = r): weights and scales are inside the factors.
 

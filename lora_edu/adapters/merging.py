@@ -93,9 +93,10 @@ def untie(model: Any) -> Any:
             own = nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad)
             setattr(module, attribute, own)
             owners[id(own)] = module
-    for config in (inner.config, *(getattr(inner.config, part, None) for part in inner.config.sub_configs)):
-        if hasattr(config, "tie_word_embeddings"):
-            config.tie_word_embeddings = False
+    config = getattr(inner, "config", None)  # a plain module has none
+    for each in (config, *(getattr(config, part, None) for part in getattr(config, "sub_configs", ()))):
+        if hasattr(each, "tie_word_embeddings"):
+            each.tie_word_embeddings = False
     if hasattr(inner, "all_tied_weights_keys"):
         inner.all_tied_weights_keys = {}
     return model

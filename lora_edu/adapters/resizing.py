@@ -87,7 +87,7 @@ def resize(
     `use_rslora`), and where layers differ, rank_pattern and alpha_pattern say so. Modules trained in full are not touched.
     ΔW is never built: the SVD is that of an r × r matrix.
 
-    `adapter` is the only or only active one without a name. The parameters stay the same objects with other values: make a new
+    `adapter` is the only or only active one without a name; its dial does not count. The parameters stay the same objects with other values: make a new
     optimizer before going on, the old one has states of the old shapes and fails.
 
     Raises ConfigError for no size or an impossible one, AdapterError for an unknown adapter or a variant, MergeError while merged;

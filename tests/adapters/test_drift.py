@@ -3,7 +3,7 @@
 import pytest
 import torch
 from conftest import make_tiny_llama
-from helpers import randomise, tokens
+from helpers import randomise
 from torch import nn
 
 from lora_edu.adapters import LoRAConfig, inject, load, lora_layers, merge, merge_drift, save
@@ -62,25 +62,3 @@ def test_what_has_no_drift_to_measure_is_refused():
     with pytest.raises(MergeError, match=r"not finite in torch.float16: keep the base in float32"):
         merge_drift(huge, torch.float16)
     assert merge_drift(huge).error < 1e-3
-
-
-def test_a_second_adapter_over_a_merged_one(tmp_path):
-    """Merge a, take the plain model, load b, merge it: as both merged at once; b says that its base has other weights."""
-    model = make_tiny_llama()
-    for seed, name in enumerate(("a", "b")):
-        randomise(inject(model, LoRAConfig(r=2), name), name, seed, std=0.1)
-        save(model, tmp_path, name)
-    from lora_edu.adapters import set_adapter, unload
-
-    set_adapter(model, ["a", "b"])
-    both = model(tokens()).logits
-    chain = load(make_tiny_llama(), tmp_path / "a")
-    merge(chain)
-    with pytest.raises(MergeError, match="unmerge"):  # over W₀ + ΔW_a that may be taken back, nothing is put
-        load(chain, tmp_path / "b", "b")
-    unload(chain)
-    with pytest.warns(UserWarning, match="trained on a base with other weights"):
-        load(chain, tmp_path / "b", "b")
-    torch.testing.assert_close(chain(tokens()).logits, both, rtol=1e-4, atol=1e-5)
-    merge(chain)
-    torch.testing.assert_close(unload(chain)(tokens()).logits, both, rtol=1e-4, atol=1e-5)

@@ -9,8 +9,10 @@ from safetensors import safe_open
 from lora_edu.adapters import (
     LoRAConfig,
     inject,
+    load,
     lora_layers,
     merge,
+    save,
     set_adapter,
     set_scale,
     unload,
@@ -142,3 +144,31 @@ def test_a_model_saved_with_its_adapter_still_in_it_is_no_model():
     merge(model)
     assert any(".base_layer." in name for name in model.state_dict())
     assert not any("lora_" in name or ".base_layer." in name for name in unload(model).state_dict())
+
+
+def test_a_second_adapter_over_a_merged_one(tmp_path):
+    """Merge a, take the plain model, load b, merge it: as both merged at once; b says that its base has other weights."""
+    model = make_tiny_llama()
+    for seed, name in enumerate(("a", "b")):
+        randomise(inject(model, LoRAConfig(r=2), name), name, seed, std=0.1)
+        save(model, tmp_path, name)
+    set_adapter(model, ["a", "b"])
+    both = model(tokens()).logits
+    chain = load(make_tiny_llama(), tmp_path / "a")
+    merge(chain)
+    with pytest.raises(MergeError, match="unmerge"):  # over W₀ + ΔW_a that may be taken back, nothing is put
+        load(chain, tmp_path / "b", "b")
+    unload(chain)
+    with pytest.warns(UserWarning, match="trained on a base with other weights"):
+        load(chain, tmp_path / "b", "b")
+    torch.testing.assert_close(chain(tokens()).logits, both, rtol=1e-4, atol=1e-5)
+    merge(chain)
+    torch.testing.assert_close(unload(chain)(tokens()).logits, both, rtol=1e-4, atol=1e-5)
+
+
+def test_a_plain_module_without_a_configuration_is_untied_too():
+    model = torch.nn.ModuleDict({"read": torch.nn.Embedding(8, 4), "say": torch.nn.Linear(4, 8, bias=False)})
+    model["say"].weight = model["read"].weight
+    untie(inject(model, LoRAConfig(r=2, target_modules=["say"])))
+    merge(randomise(model))
+    assert not torch.equal(model["say"].weight, model["read"].weight)
