@@ -54,7 +54,7 @@ def test_subspace_iteration_is_near_the_best_even_where_the_spectrum_hardly_fall
     held, best = values.square().sum() / S.square().sum(), S[:6].square().sum() / S.square().sum()
     error = (M - (left * values) @ right).square().sum() / S.square().sum()
     assert float(error) == pytest.approx(1 - float(held), abs=1e-12)  # what it says of itself is so
-    assert 0.97 * best < held <= best + 1e-12
+    assert (0.999 if decay < 0.95 else 0.9) * best < held <= best + 1e-12
     again = linalg.leading_svd(M, 6)
     assert torch.equal(again[1], values)
 
