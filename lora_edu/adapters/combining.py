@@ -118,7 +118,7 @@ def combine(
     config = uniform(LoRAConfig(target_modules=tuple(ranks), fan_in_fan_out=fan_in_fan_out), ranks)
     layers = lora_layers(model)
     for path, factors in made.items():
-        layers[path].add_adapter(name, ranks[path], ranks[path])
+        layers[path].add_adapter(name, ranks[path], ranks[path], init=None)
         for held, value in zip(layers[path].factors, factors, strict=True):
             held[name].copy_(value)
     state.configs[name] = config

@@ -1,5 +1,7 @@
 """What a merge loses to rounding is what merging a model of that dtype really loses."""
 
+import warnings
+
 import pytest
 import torch
 from conftest import make_tiny_llama
@@ -18,12 +20,14 @@ def model_of(std, config=LoRAConfig(r=2), **more):  # noqa: B008  (frozen)
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_the_report_is_what_merge_does_to_a_model_of_that_dtype(dtype, tmp_path):
-    model = model_of(0.05, LoRAConfig(r=2, target_modules=["q_proj", "embed_tokens"]))
+    model = model_of(0.02, LoRAConfig(r=2, target_modules=["q_proj", "embed_tokens"]))
     before = {n: t.clone() for n, t in model.state_dict().items()}
     report = merge_drift(model, dtype)
     assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())  # nothing is changed
 
-    other = load(make_tiny_llama(dtype=dtype, **WIDE), save(model, tmp_path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the base in half precision is another base
+        other = load(make_tiny_llama(dtype=dtype, **WIDE), save(model, tmp_path))
     old = {p: m.base_layer.weight.double() for p, m in lora_layers(other).items()}
     deltas = {p: m.delta_weight("default").double() for p, m in lora_layers(other).items()}
     merge(other)
@@ -40,7 +44,7 @@ def test_the_report_is_what_merge_does_to_a_model_of_that_dtype(dtype, tmp_path)
 
 def test_a_small_update_loses_most_in_bf16_and_keeps_its_length():
     """A relative size of about 1 %: bf16's steps are 2⁻⁸ of a weight, fp16's 2⁻¹¹, fp32's 2⁻²⁴."""
-    model = model_of(0.01)
+    model = model_of(0.004)
     by_dtype = {dtype: merge_drift(model, dtype) for dtype in (torch.float32, torch.float16, torch.bfloat16)}
     assert 0.003 < by_dtype[torch.float32].size < 0.03
     errors = [report.error for report in by_dtype.values()]

@@ -77,7 +77,7 @@ def test_dead_keys_do_nothing_in_peft_are_refused_here_and_can_be_mended(case, t
     with pytest.warns(UserWarning, match="missing adapter keys"):
         theirs = peft.PeftModel.from_pretrained(make_tiny_llama(), folder).eval()
     logits = theirs(tokens()).logits
-    assert not torch.allclose(logits, expected, atol=1e-3)
+    assert not torch.allclose(logits, expected, atol=1e-5)
     if case != "compiled layers":  # (there the embedding's keys are right, and half of the adapter speaks)
         assert torch.equal(logits, base)
 
