@@ -25,6 +25,7 @@ from lora_edu.cli.common import (
     writable,
 )
 from lora_edu.cli.run_folder import HELD_OUT, run_of, trained_on
+from lora_edu.files import write_whole
 
 
 def evaluate(
@@ -83,8 +84,7 @@ def evaluate(
         system = run.get("system", "") if system is None else system
         figures = _eval_rows(data, opened_as, system, max_length or run.get("max_length", 512))
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        write_whole(out, json.dumps(figures, indent=1) + "\n")
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _eval_task(task_name: str, chosen: _Opened, split: Split) -> dict[str, Any]:
 
 def _eval_rows(data: Path | None, chosen: _Opened, system: str, max_length: int) -> dict[str, Any]:
     from lora_edu.adapters.switching import disabled
-    from lora_edu.data.examples import encode_rows
+    from lora_edu.data.examples import check_fits, encode_rows
     from lora_edu.data.reading import read_rows
     from lora_edu.evaluation.metrics import paired_bootstrap
     from lora_edu.evaluation.report import mean_nll
@@ -126,6 +126,7 @@ def _eval_rows(data: Path | None, chosen: _Opened, system: str, max_length: int)
     _warn_of_trained(chosen.adapter, rows)
     model, tokenizer = opened(chosen.model, chosen.adapter, chosen.scale)
     examples = encode_rows(rows, tokenizer, max_length)
+    check_fits(examples, model, [row.where for row in rows])  # named by file and row
     nll = mean_nll(model, examples)
     typer.echo(f"{counted(len(rows), 'row')} of {data}: loss {nll.interval()} nats per answer token (95 % interval)")
     figures: dict[str, Any] = {"rows": len(rows), "loss": nll.interval()._asdict()}

@@ -6,7 +6,6 @@ mask. Labels therefore come from *structure*. Masking by value (`labels[ids == p
 padding token is also the end-of-answer token, as it is in the default model: then the model never learns to stop.
 """
 
-import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +15,8 @@ from torch import Tensor
 from lora_edu.data.rows import Row, raise_faults
 from lora_edu.data.templates import render, special_ids, special_tokens_in, text_ids
 from lora_edu.errors import DataError, shown
+from lora_edu.models.limits import limits_of
+from lora_edu.models.modules import unwrap
 
 IGNORE = -100  # the label of a token that is not learnt (PyTorch's default `ignore_index`)
 
@@ -108,23 +109,20 @@ def check_fits(examples: Sequence[Any], model: Any, where: Sequence[str] = ()) -
 
     Without it a step somewhere in training ends in "index out of range in self". Models that rotate (most of today's) have no such table.
     """
-    config = getattr(model, "config", None)
-    embedding = getattr(model, "get_input_embeddings", lambda: None)()
-    table = getattr(getattr(embedding, "weight", None), "shape", [None])[0]
-    learnt = any(re.search(r"wpe|pos", name) for name, m in model.named_modules() if isinstance(m, torch.nn.Embedding))
-    positions = getattr(config, "max_position_embeddings", None) if learnt else None
+    limits = limits_of(unwrap(model))
     faults = []
     for number, example in enumerate(examples, 1):
         if not isinstance(example, Example):
             return
         name = (where[number - 1] if where else "") or f"row {number}"
-        if table is not None and not 0 <= min(example.input_ids) <= max(example.input_ids) < table:
+        strange = [] if limits.tokens is None else [t for t in example.input_ids if not 0 <= t < limits.tokens]
+        if strange:
             faults.append(
-                f"{name}: token {max(example.input_ids)}, and the model's table has {table} rows: is this its tokenizer?"
+                f"{name}: token {strange[0]}, and the model's table has {limits.tokens} rows: is this its tokenizer?"
             )
-        elif positions is not None and len(example.input_ids) > positions:
+        elif limits.learnt and limits.positions is not None and len(example.input_ids) > limits.positions:
             faults.append(
-                f"{name}: {len(example.input_ids)} tokens, and the model knows {positions} positions: set max_length"
+                f"{name}: {len(example.input_ids)} tokens, and the model knows {limits.positions} positions: set max_length"
             )
     raise_faults(faults)
 

@@ -113,6 +113,20 @@ def test_eval_asks_as_the_run_did(model, tmp_path):
     assert refused.exit_code == 1 and "512" in said(refused)
 
 
+def test_eval_names_the_rows_that_the_model_cannot_read(model, tmp_path):
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    config = GPT2Config(vocab_size=len(tokenizer), n_positions=64, n_embd=8, n_layer=1, n_head=1)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    rows = [{"instruction": "ping", "output": "pong " * times} for times in (1, 60)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    refused = run("eval", "--model", tmp_path / "base", "--data", tmp_path / "rows.jsonl")
+    assert refused.exit_code == 1, refused.output
+    assert re.search(r"rows.jsonl, (row|line) 2: \d+ tokens, and the model knows 64 positions", said(refused))
+
+
 def test_train_says_what_runs_and_what_to_do_next(adapter):
     words = (adapter.parent / "said").read_text()
     assert "Adapter: r 3, α 10 (scale α/r), dropout 0, on q_proj,v_proj" in words

@@ -155,6 +155,19 @@ def test_rows_that_do_not_fit_the_model_are_named_before_anything_trains(tiny_ll
     check_fits([{"pixels": 1}], tiny_llama)  # other examples are not ours to judge
 
 
+def test_positions_are_counted_behind_the_padding_token_s_own():
+    from transformers import RobertaConfig, RobertaForCausalLM
+
+    sizes = dict(vocab_size=32, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+    model = RobertaForCausalLM(RobertaConfig(**sizes, max_position_embeddings=10, pad_token_id=1, is_decoder=True))
+    check_fits([Example([5] * 8, [5] * 8)], model)
+    with pytest.raises(DataError, match="row 1: 9 tokens, and the model knows 8 positions"):
+        check_fits([Example([5] * 9, [5] * 9)], model)
+    model(torch.tensor([[5] * 8]))
+    with pytest.raises(IndexError):
+        model(torch.tensor([[5] * 9]))
+
+
 # --- files
 
 

@@ -13,6 +13,7 @@ from toy_runs import PressCtrlC, ScriptedLoss, collate, farthest, sentences, wei
 from lora_edu.adapters import LoRAConfig, inject
 from lora_edu.adapters import folder as adapter_folder
 from lora_edu.adapters import save_load as checkpoint
+from lora_edu.data import Example
 from lora_edu.errors import DataError, DiskFullError, TrainingError
 from lora_edu.training import TrainConfig, Trainer, causal_lm_loss, folder
 from lora_edu.training import checkpoints as train_state
@@ -479,6 +480,18 @@ def test_a_row_beyond_the_positions_is_refused_where_they_are_learnt_and_else_wa
     model = inject(make_tiny_llama(max_position_embeddings=8), LoRAConfig(r=2))
     with pytest.warns(UserWarning, match=r"^Row 3 of the examples: 10 tokens, and this model was made for 8 at most"):
         plain_run(model, [*GOOD, long]).train()
+
+
+def test_examples_that_do_not_fit_are_named_before_the_first_step():
+    fine, long, beyond = (Example(ids, ids) for ids in ([1] * 8, [1] * 9, [1, 32]))
+    for bad, words in (
+        (long, "row 2: 9 tokens, and the model knows 8"),
+        (beyond, "row 2: token 32, and the model's table"),
+    ):
+        with pytest.raises(DataError, match=words):
+            plain_run(learnt_positions(), [fine, bad])
+        with pytest.raises(DataError, match=words):
+            Trainer(learnt_positions(), [fine], causal_lm_loss, collate=collate, eval_examples=[fine, bad])
 
 
 def test_packed_rows_count_their_own_positions():
