@@ -1,6 +1,6 @@
-"""What who trains an adapter asks its variant for: a term of the loss, and a change after each step. Chapter 10.
+"""What who trains an adapter asks its variant for: a term of the loss, a change after each step, what a checkpoint must keep. Chapter 10.
 
-Both do nothing for plain LoRA, and nothing for an adapter that is silent or does not train.
+All do nothing for plain LoRA, and nothing for an adapter that is silent or does not train.
 """
 
 import torch
@@ -22,6 +22,21 @@ def after_step(model: nn.Module, step: int, steps: int) -> None:
     """Tell the active variants that optimiser step `step` (1 …) of `steps` was made; each parameter still has that step's gradient."""
     for name, variant, layers in _training(model):
         variant.after_step(layers, name, step, steps)
+
+
+def variant_state(model: nn.Module) -> dict[str, Tensor]:
+    """{name in the model: tensor} of what the active variants have and do not train: where a run stands, because `after_step` may change it.
+
+    A tensor that layers share stands under its first name.
+    """
+    found = {
+        id(tensor): (f"{path}.{slot}.{name}", tensor)
+        for name, _, layers in _training(model)
+        for path, layer in reversed(layers.items())  # so that the first name stays
+        for slot, tensor in layer.tensors(name).items()
+        if not tensor.requires_grad
+    }
+    return dict(found.values())
 
 
 def _training(model: nn.Module) -> list[tuple[str, Variant, dict[str, LoRALayer]]]:

@@ -26,7 +26,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def put(parameter: nn.Parameter, value: Tensor) -> None:
+def put(parameter: Tensor, value: Tensor) -> None:
     """Copies a whole `value` (every process has it), or one that is sharded alike, into `parameter`."""
     if is_sharded(parameter) and not is_sharded(value):
         value = as_shards(value, parameter)

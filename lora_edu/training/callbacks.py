@@ -18,7 +18,8 @@ class History:
     """The records of a run as plain JSON values.
 
     steps: one record a step: step (from 1), epoch (as a fraction), loss (nats per token, before the step's update), grad_norm
-    (before clipping), learning_rate, tokens (answer tokens of the step), seconds (of the run so far).
+    (before clipping), learning_rate, tokens (answer tokens of the step), seconds (of the run so far), and penalty where the adapter's
+    variant has a term of its own in what is minimised (`loss` is without it).
     evaluations: step, loss, tokens. best: the evaluation with the lowest loss, or None. stopped: why the run ended ("" while it
     runs).
     """

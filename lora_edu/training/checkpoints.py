@@ -1,7 +1,7 @@
 """A run on disk: everything that decides its next step, as safetensors and JSON, written so that a kill at any moment loses nothing.
 
-Chapter 05. A checkpoint is a folder `step-00000120` with `tensors.safetensors` (trainable parameters, AdamW's moments, buffers, the
-states of the random generators) and `run.json` (step, history, settings, the identity of model and data, and a hash of all of it,
+Chapter 05. A checkpoint is a folder `step-00000120` with `tensors.safetensors` (trainable parameters, AdamW's moments, buffers and
+what else a step may change, the states of the random generators) and `run.json` (step, history, settings, the identity of model and data, and a hash of all of it,
 tensors included). It is written beside its place under another name, flushed to the disk, and renamed: a folder with the right name
 is a whole one, and one whose bits have changed since is passed over.
 """
@@ -67,7 +67,7 @@ def snapshot(run: Run) -> State:
     kept: dict[str, Tensor] = {f"weights/{name}": p for name, p in run.parameters.items()}
     kept |= {f"adamw/{name}": t for name, t in optimizer_tensors(run.optimizer, run.parameters).items()}
     kept |= {f"best/{name}": t for name, t in (run.best_weights or {}).items()}
-    kept |= {f"buffers/{name}": t for name, t in run.buffers().items()}
+    kept |= {f"buffers/{name}": t for name, t in run.carried().items()}
     tensors = gathered(run.accelerator, kept)
     tensors |= {f"rng/{rank}/{name}": t for rank, rng in enumerate(generators) for name, t in rng.tensors.items()}
     values = {
@@ -93,12 +93,8 @@ def restore(run: Run, state: State) -> None:
     rng = None
     if len(state.values["rng"]) == processes:  # at another number of processes: the same batches, other dropout masks
         rng = State(part(state, f"rng/{rank}/"), state.values["rng"][rank])
-    run.put(part(state, "weights/"))
+    run.put(part(state, "weights/") | part(state, "buffers/"))
     put_optimizer_tensors(run.optimizer, run.parameters, part(state, "adamw/"))
-    saved = part(state, "buffers/")
-    with torch.no_grad():
-        for name, buffer in run.buffers().items():
-            buffer.copy_(saved[name])
     run.move_to(state.values, part(state, "best/") or None, rng)
 
 
@@ -125,9 +121,9 @@ def check_state(run: Run, state: State) -> None:
         if values["step"]:
             expected |= {f"adamw/{name}/{key}": like for key in ("exp_avg", "exp_avg_sq")}
             expected[f"adamw/{name}/step"] = torch.float32, ()
-        if any(key.startswith("best/") for key in state.tensors):
-            expected[f"best/{name}"] = like
-    expected |= {f"buffers/{name}": (b.dtype, tuple(b.shape)) for name, b in run.buffers().items()}
+    expected |= {f"buffers/{name}": (t.dtype, tuple(t.shape)) for name, t in run.carried().items()}
+    if any(key.startswith("best/") for key in state.tensors):
+        expected |= {f"best/{name}": (t.dtype, tuple(t.shape)) for name, t in (run.parameters | run.carried()).items()}
     generators = capture_rng().tensors
     for rank in range(len(values["rng"])):
         expected |= {f"rng/{rank}/{name}": (generators[name].dtype, tuple(generators[name].shape)) for name in ("python", "numpy", "cpu")}  # fmt: skip

@@ -44,6 +44,7 @@ def run_identity(
     config: TrainConfig,
     model: nn.Module,
     parameters: Mapping[str, nn.Parameter],
+    carried: Mapping[str, Tensor],
     examples: Sequence[Any],
     eval_examples: Sequence[Any] | None,
     loss_fn: Callable[..., Any],
@@ -59,7 +60,7 @@ def run_identity(
         "base config": base_settings(inner),
         "examples": data_identity(examples),
         "eval_examples": data_identity(eval_examples),
-        "model": model_identity(inner, parameters),
+        "model": model_identity(inner, parameters, carried),
         "modules": module_settings(inner),
     }
     return json.loads(json.dumps(identity, default=str))
@@ -195,11 +196,13 @@ def _filled(cell: Any) -> bool:
 # --- the model --------------------------------------------------------------------------------------------------------
 
 
-def model_identity(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> dict[str, Any]:
-    """The trainable parameters' types and shapes, and a hash of everything frozen."""
+def model_identity(
+    model: nn.Module, parameters: Mapping[str, nn.Parameter], carried: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """The trainable parameters' types and shapes, and a hash of everything frozen but what is `carried` in the checkpoint itself."""
     digest = hashlib.sha256()
     by_name = dict(model.named_parameters(remove_duplicate=False))  # a tied weight has two names
-    trained = {id(by_name[name]) for name in parameters}
+    trained = {id(by_name[name]) for name in (*parameters, *carried)}
     names = {name for name, p in by_name.items() if id(p) in trained}
     for name, tensor in (dict(model.named_buffers()) | model.state_dict()).items():
         if name not in names:

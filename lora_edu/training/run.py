@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lora_edu.adapters.finding import kept_buffers
+from lora_edu.adapters.training_hooks import variant_state
 from lora_edu.errors import TrainingError
 from lora_edu.models.device import Precision, fastest_settings
 from lora_edu.models.modules import unwrap
@@ -99,20 +101,27 @@ class Run:
         """What a checkpoint must agree with to be this run's. Told once, before the first step: hashing gigabytes takes a while, and
         a batch norm's running statistics move in training."""
         return run_identity(
-            self.config, self.model, self.parameters, self.examples, self.eval_examples, self.loss_fn, self.collate
-        )
+            self.config, self.model, self.parameters, variant_state(unwrap(self.model)), self.examples, self.eval_examples,
+            self.loss_fn, self.collate,
+        )  # fmt: skip
 
     def buffers(self) -> dict[str, Tensor]:
-        """The model's persistent buffers by name: part of where the run stands, because a forward pass may change them."""
-        inner = unwrap(self.model)
-        kept = inner.state_dict().keys()
-        return {name: buffer for name, buffer in inner.named_buffers() if name in kept}
+        """The model's persistent buffers by name: a forward pass may change them."""
+        return dict(kept_buffers(unwrap(self.model)))
+
+    def carried(self) -> dict[str, Tensor]:
+        """What a step may change beside the parameters, by name: buffers, and what a variant of LoRA keeps for itself."""
+        return self.buffers() | variant_state(unwrap(self.model))
+
+    def weights(self) -> dict[str, Tensor]:
+        """Copies of all that a step may change in the model, by name; `put` is the inverse."""
+        return {name: t.detach().clone() for name, t in (self.parameters | self.carried()).items()}
 
     def put(self, weights: Mapping[str, Tensor]) -> None:
-        """Copies `weights` into the trainable parameters of the same names."""
+        """Copies `weights` into the model's parameters, buffers and variants' tensors of the same names."""
         reshard(self.model)
-        for name, p in self.parameters.items():
-            put(p, weights[name])
+        for name, tensor in (self.parameters | self.carried()).items():
+            put(tensor, weights[name])
 
     def stop(self, why: str) -> None:
         """Ends the run after the current step. For callbacks; the first reason given is the one kept."""

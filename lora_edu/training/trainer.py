@@ -16,9 +16,12 @@ import torch
 from accelerate.utils import gather_object, send_to_device
 from torch import Tensor, nn
 
+from lora_edu.adapters.training_hooks import after_step, variant_loss
+from lora_edu.data.examples import check_fits
 from lora_edu.errors import TrainingError
+from lora_edu.models.limits import limits_of
 from lora_edu.models.modules import modes, unwrap
-from lora_edu.models.sharded import whole
+from lora_edu.models.sharded import put, whole
 from lora_edu.training.callbacks import Callback, History, Record
 from lora_edu.training.checkpoints import newest_state, restore, save_checkpoint, save_for_later, save_or_warn
 from lora_edu.training.checks import (
@@ -27,7 +30,6 @@ from lora_edu.training.checks import (
     check_graph,
     check_rows,
     explain_bad_number,
-    limits_of,
 )
 from lora_edu.training.config import TrainConfig, lr_factor, step_rows, steps_per_epoch
 from lora_edu.training.context import progress_bar, run_context
@@ -47,7 +49,7 @@ class Trainer(Run):
     `examples` and `eval_examples` are sequences of anything; `collate(list of examples)` makes a batch; `loss_fn(model, batch)`
     returns the summed loss and the number of tokens it covers. A step's gradient is that of (sum of all its losses) / (all its
     tokens), so accumulating unequal micro-batches equals one large batch. Raises TrainingError when nothing trains, when a loss or
-    gradient is not finite, and when a trainable parameter gets no gradient.
+    gradient is not finite, and when a trainable parameter gets no gradient; DataError for `Example`s that the model cannot read.
     """
 
     def __init__(
@@ -71,6 +73,8 @@ class Trainer(Run):
             raise TrainingError(
                 "Nothing trains: no parameter of the model has requires_grad. Inject an adapter first, or unfreeze the one that is there."
             )
+        for rows in (examples, eval_examples or ()):
+            check_fits(rows, model)
         super().__init__(model, examples, loss_fn, config, collate, eval_examples, callbacks, progress)
         self._limits = limits_of(unwrap(self.model))
         self._started = 0.0  # on the clock, had the run never been held or broken off
@@ -163,12 +167,14 @@ class Trainer(Run):
         return interrupted
 
     def _train_step(self) -> Record:
-        """One step; one that breaks off takes back what it drew, so that it can be done again as if for the first time."""
-        before = capture_rng()
+        """One step; one that breaks off takes back what it drew and averaged, so that it can be done again as if for the first time."""
+        rng, buffers = capture_rng(), {name: buffer.clone() for name, buffer in self.buffers().items()}
         try:
             return self._optimizer_step()
         except BaseException:
-            restore_rng(before)
+            restore_rng(rng)
+            for name, buffer in self.buffers().items():
+                put(buffer, buffers[name])
             raise
 
     def _optimizer_step(self) -> Record:
@@ -196,6 +202,7 @@ class Trainer(Run):
         for p in self.parameters.values():
             if p.grad is not None:
                 p.grad.mul_(self.accelerator.num_processes / count)  # processes average what we want summed
+        penalty = self._add_penalty()
         limit = self.config.max_grad_norm or float("inf")
         norm = whole(self.accelerator.clip_grad_norm_(self.parameters.values(), limit))
         if not torch.isfinite(norm):
@@ -205,6 +212,7 @@ class Trainer(Run):
             group["lr"] = rate
         self.updating = True
         self.optimizer.step()
+        after_step(unwrap(self.model), self.step + 1, self.total_steps)
         self.updating = False
         self.step += 1
         return {
@@ -214,7 +222,23 @@ class Trainer(Run):
             "grad_norm": norm.item(),
             "learning_rate": rate,
             "tokens": count,
+            **penalty,
         }
+
+    def _add_penalty(self) -> Record:
+        """A variant's term of the loss, its gradient added to that of the mean loss: {"penalty": its value}, or {} without one.
+
+        It is the weights' and not the rows', and so the same in all processes and once a step.
+        """
+        term = variant_loss(unwrap(self.model))
+        if term is None:
+            return {}
+        if term.requires_grad:
+            trained = list(self.parameters.values())
+            for p, gradient in zip(trained, torch.autograd.grad(term, trained, allow_unused=True)):
+                if gradient is not None:
+                    p.grad = gradient if p.grad is None else p.grad + gradient
+        return {"penalty": term.item()}
 
     def _loss(self, examples: Sequence[Any], rows: Sequence[int]) -> LossSum:
         """The loss of this process's share of `rows`; a process without a share takes one row at weight zero."""
@@ -273,7 +297,7 @@ class Trainer(Run):
         if history.best is None or record["loss"] < history.best["loss"]:
             history.best = record
             if self.config.keep_best:
-                self.best_weights = {name: p.detach().clone() for name, p in self.parameters.items()}
+                self.best_weights = self.weights()
         elif (
             self.config.patience
             and (since := len(history.evaluations) - 1 - history.evaluations.index(history.best))

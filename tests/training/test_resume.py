@@ -400,32 +400,6 @@ def test_a_function_is_the_same_in_a_script_that_is_run_and_in_one_that_is_impor
     assert told(doubled_loss) == imported != told(other_collate) and imported.startswith("doubled_loss [")
 
 
-def test_running_statistics_are_part_of_where_a_run_stands(tmp_path):
-    def run(folder, *callbacks):
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))
-        settings = TrainConfig(batch_size=4, epochs=2, precision="fp32", output_dir=folder and str(folder))
-        rows = list(torch.randn(16, 3, generator=torch.Generator().manual_seed(1)))
-        loss = squared
-        return Trainer(model, rows, loss, settings, collate=torch.stack, callbacks=callbacks, progress=False)
-
-    whole = run(None)
-    whole.train()
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, PressCtrlC(3)).train()
-    resumed = run(tmp_path)
-    resumed.resume()
-    expected = whole.model.state_dict()
-    assert all(torch.equal(t, expected[name]) for name, t in resumed.model.state_dict().items())
-    assert expected["1.running_mean"].abs().max() > 0.01
-
-
-def squared(model, batch):
-    from lora_edu.training import LossSum
-
-    return LossSum((model(batch) - 1).square().sum(), len(batch))
-
-
 # --- damaged and strange folders --------------------------------------------------------------------------------------
 
 
