@@ -25,6 +25,7 @@ from .merging import MergeReport as MergeReport
 from .merging import merge as merge
 from .merging import unmerge as unmerge
 from .merging import untie as untie
+from .places import Target as Target
 from .resizing import ResizeReport as ResizeReport
 from .resizing import resize as resize
 from .save_load import load as load
@@ -32,7 +33,6 @@ from .save_load import save as save
 from .switching import disabled as disabled
 from .switching import set_adapter as set_adapter
 from .switching import set_scale as set_scale
-from .targets import Target as Target
 from .targets import plan as plan
 from .training_hooks import after_step as after_step
 from .training_hooks import variant_loss as variant_loss

@@ -62,10 +62,18 @@ def tables(model: Any) -> dict[str, Tensor]:
 
 
 def rows_of_file(model: Any) -> int | None:
-    """How many tokens the base on the disk has, by its folder's config.json; None where that cannot be read."""
-    folder = getattr(getattr(model, "config", None), "_name_or_path", None)
+    """How many tokens the base on the disk has, by its config.json, in its folder or in the hub's cache; None where there is none."""
+    config = getattr(model, "config", None)
+    name, version = (getattr(config, key, None) for key in ("_name_or_path", "_commit_hash"))
+    if not name:
+        return None
     try:
-        content = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))  # type: ignore[arg-type]
+        path = Path(name) / "config.json"
+        if not path.is_file():
+            from huggingface_hub import try_to_load_from_cache
+
+            path = Path(try_to_load_from_cache(name, "config.json", revision=version))  # type: ignore[arg-type]  # None: not there
+        content = json.loads(path.read_text(encoding="utf-8"))
         rows = content.get("vocab_size", content.get("text_config", {}).get("vocab_size"))
     except (OSError, ValueError, TypeError, AttributeError):
         return None

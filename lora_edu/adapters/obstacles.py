@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from lora_edu.adapters.layer import LoRALayer
+from lora_edu.adapters.patterns import matches
 from lora_edu.adapters.walk import everywhere, outside
 from lora_edu.errors import TargetError
 
@@ -87,22 +88,77 @@ def refuse(stopped: Sequence[tuple[str, str]], chosen_by_name: bool) -> None:
     warnings.warn(f"all-linear leaves out {listed}{more}", stacklevel=4)
 
 
+# What PEFT calls the parts of a fused tensor of experts; it maps these names to them whatever else bears them.
+_FUSED = {
+    "gate_proj": "gate_up_proj",
+    "up_proj": "gate_up_proj",
+    "w1": "gate_up_proj",
+    "w3": "gate_up_proj",
+    "w2": "down_proj",
+}
+_PEFT_TAKES = {"gate", "gate_proj", "up_proj", "down_proj"}
+
+
+def stacked(model: nn.Module) -> dict[str, int]:
+    """{name: numbers} of parameters that hold many matrices in one, (experts, out, in), and are no layer that could be adapted."""
+    found = {}
+    for path, module in model.named_modules():
+        if isinstance(module, nn.modules.conv._ConvNd):
+            continue
+        for name, parameter in module._parameters.items():
+            if (
+                parameter is not None
+                and parameter.dim() >= 3
+                and parameter.shape[0] > 1
+                and not name.startswith("lora_")
+            ):
+                found[f"{path}.{name}" if path else name] = parameter.numel()
+    return found
+
+
+def held_in_experts(model: nn.Module, names: Sequence[str]) -> dict[str, str]:
+    """{name: the stacked parameter that holds what it means} of those `names` that mean one."""
+    found = {}
+    for name in names:
+        front, dot, last = name.rpartition(".")
+        meant = (name, f"{front}{dot}{_FUSED[last]}") if last in _FUSED else (name,)
+        if (path := next((p for p in stacked(model) if matches(meant, p)), None)) is not None:
+            found[name] = path
+    return found
+
+
+def refuse_experts(model: nn.Module, names: Sequence[str]) -> None:
+    """Raise TargetError where a name that matches no layer means a mixture's routed experts: PEFT would train these."""
+    if held := held_in_experts(model, names):
+        listed = "; ".join(f"{name}, in {path}" for name, path in held.items())
+        raise TargetError(
+            f"target_modules names matrices of routed experts, which are stacked in one tensor and are no layers: {listed}. No adapter can "
+            f"be put on them here; leave {', '.join(held)} out"
+        )
+
+
+def warn_of_peft_experts(model: Any, paths: Sequence[str]) -> None:
+    """Warn of adapted layers whose names PEFT takes for a mixture's routed experts: it would look for their adapter there."""
+    if not hasattr(getattr(model, "config", None), "model_type") or not any(
+        "gate_up_proj" in p for p in stacked(model)
+    ):
+        return
+    if names := sorted({path.rsplit(".", 1)[-1] for path in paths} & _PEFT_TAKES):
+        warnings.warn(
+            f"{', '.join(names)}: of a mixture such as qwen2_moe and its kin PEFT takes these names for the routed experts, so it will not read "
+            "this adapter as it is meant (this package will). If PEFT or vLLM shall read it, put them into exclude_modules, or merge it",
+            stacklevel=5,
+        )
+
+
 def warn_of_experts(model: nn.Module) -> None:
     """Warn where a large part of the matrices are stacked in one tensor, (experts, out, in), and no layer that "all-linear" could adapt."""
-    stacked, total = {}, 0
-    for path, module in model.named_modules():
-        for name, parameter in module._parameters.items():
-            if parameter is None:
-                continue
-            total += parameter.numel()
-            convolution = isinstance(module, nn.modules.conv._ConvNd)
-            if parameter.dim() >= 3 and parameter.shape[0] > 1 and not convolution and not name.startswith("lora_"):
-                stacked[f"{path}.{name}" if path else name] = parameter.numel()
-    share = sum(stacked.values()) / max(total, 1)
-    if stacked and share >= 0.01:
-        first = next(iter(stacked))
+    stacked_here, total = stacked(model), sum(p.numel() for p in model.parameters())
+    share = sum(stacked_here.values()) / max(total, 1)
+    if share >= 0.01:
+        first = next(iter(stacked_here))
         warnings.warn(
-            f"all-linear leaves {len(stacked)} stacked tensors ({first} …: {share:.0%} of the parameters) frozen: they hold many matrices "
+            f"all-linear leaves {len(stacked_here)} stacked tensors ({first} …: {share:.0%} of the parameters) frozen: they hold many matrices "
             "in one, as a mixture's routed experts do, and are no linear layers. Only what is around them gets an adapter",
             stacklevel=4,
         )

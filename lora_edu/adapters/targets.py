@@ -6,7 +6,7 @@ The rules are PEFT's, so that one configuration means the same there and here. T
 import difflib
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -14,28 +14,20 @@ from torch import nn
 from lora_edu.adapters.config import LoRAConfig
 from lora_edu.adapters.layer import LoRALayer
 from lora_edu.adapters.layers import check_rank
-from lora_edu.adapters.obstacles import Obstacles, kind_of, refuse, warn_of_experts
+from lora_edu.adapters.obstacles import (
+    Obstacles,
+    kind_of,
+    refuse,
+    refuse_experts,
+    warn_of_experts,
+    warn_of_peft_experts,
+)
 from lora_edu.adapters.patterns import at_the_end, inside_saved, layer_index, matches
+from lora_edu.adapters.places import Target
 from lora_edu.adapters.walk import outside
 from lora_edu.errors import ConfigError, TargetError
 
 ALL_LINEAR = "all-linear"
-
-
-@dataclass(frozen=True)
-class Target:
-    """One module that gets an adapter: its path in the model, its shape (out, in), its rank and α."""
-
-    name: str
-    kind: str  # "linear", "conv1d" or "embedding"
-    shape: tuple[int, int]
-    r: int
-    lora_alpha: float
-
-    @property
-    def parameters(self) -> int:
-        """r·(in + out): what this adapter trains."""
-        return self.r * sum(self.shape)
 
 
 def plan(model: nn.Module, config: LoRAConfig, *, from_disk: bool = False) -> list[Target]:
@@ -43,7 +35,8 @@ def plan(model: nn.Module, config: LoRAConfig, *, from_disk: bool = False) -> li
 
     Raises TargetError when nothing matches (with the nearest names that exist) or a match is no layer that can be adapted,
     ConfigError when no layer that asks for a rank has room for it. Warns when one of several names matches nothing (PEFT leaves it
-    out in silence), when "all-linear" has to leave a layer out, and when it leaves stacked experts frozen.
+    out in silence), when "all-linear" has to leave a layer out, when it leaves stacked experts frozen, and of names that PEFT takes for
+    them.
 
     `from_disk` leaves out what was a mistake only where somebody chose it: the adapter exists, and PEFT would read it.
     """
@@ -68,6 +61,8 @@ def plan(model: nn.Module, config: LoRAConfig, *, from_disk: bool = False) -> li
         )
     refuse(stopped, chosen_by_name=config.target_modules != ALL_LINEAR)
     if not targets:
+        if isinstance(config.target_modules, tuple):
+            refuse_experts(model, config.target_modules)
         raise TargetError(_no_match(model, config, modules))
     if config.variant and (others := [t for t in targets if t.kind not in config.variant.kinds]):
         raise TargetError(
@@ -118,11 +113,13 @@ def _check_choice(model: nn.Module, config: LoRAConfig, modules: dict[str, nn.Mo
     """What only somebody who chooses can have meant otherwise."""
     wanted = () if isinstance(config.target_modules, str) else config.target_modules
     if left_out := [each for each in wanted if not any(matches((each,), name) for name in modules)]:
+        refuse_experts(model, left_out)
         warnings.warn(
             f"target_modules: {', '.join(left_out)} matches no layer of this model and is left out", stacklevel=3
         )
     if config.target_modules == ALL_LINEAR:
         warn_of_experts(model)
+    warn_of_peft_experts(model, [target.name for target in targets])
     for pattern in [*config.rank_pattern, *config.alpha_pattern]:
         if not any(at_the_end(pattern, t.name) for t in targets):
             raise TargetError(

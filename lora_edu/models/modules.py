@@ -3,14 +3,11 @@
 import contextlib
 import inspect
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from lora_edu.errors import TrainingError
-
-if TYPE_CHECKING:
-    pass
 
 
 def unwrap(model: nn.Module) -> nn.Module:

@@ -3,7 +3,6 @@
 import copy
 import json
 import os
-import time
 import warnings
 
 import peft
@@ -17,6 +16,7 @@ from torch import nn
 from lora_edu.adapters import LoRAConfig, inject, load, lora_layers, merge, save, unload, untie
 from lora_edu.adapters.config import LoRAConfig as Config
 from lora_edu.adapters.folder import CONFIG, WEIGHTS
+from lora_edu.adapters.identity import resized, rows_of_file
 from lora_edu.errors import CheckpointError, ConfigError
 
 Q = LoRAConfig(r=2, target_modules=["q_proj"])
@@ -185,10 +185,8 @@ def test_patterns_that_never_end_are_refused_at_once(key, pattern):
         else [pattern]
     )
     value = pattern if key in ("target_modules", "exclude_modules") else value
-    began = time.process_time()
     with pytest.raises(ConfigError, match="pattern"):
         Config.from_dict({key: value, "layers_to_transform": [0]})
-    assert time.process_time() - began < 60  # it returned
 
 
 @pytest.mark.parametrize(
@@ -230,22 +228,42 @@ def test_an_encoder_decoder_can_be_untied_merged_and_read_again(tmp_path):
 def test_rows_of_new_tokens_travel_with_the_adapter(tmp_path):
     make_tiny_llama().save_pretrained(tmp_path / "base")
 
-    def resized(seed):
+    def with_new_tokens(seed):
         model = type(make_tiny_llama()).from_pretrained(tmp_path / "base").eval()
         torch.manual_seed(seed)
         model.resize_token_embeddings(40, mean_resizing=False)
         return model
 
-    model, x = randomise(inject(resized(0), Q)), tokens(vocabulary=40)
+    model, x = randomise(inject(with_new_tokens(0), Q)), tokens(vocabulary=40)
     folder = save(model, tmp_path / "adapter")
     with pytest.warns(UserWarning, match="new tokens: their rows, from 32 on"):
-        other = load(resized(1), folder)
+        other = load(with_new_tokens(1), folder)
     assert torch.equal(other(x).logits, model(x).logits)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        load(resized(0), folder)
+        load(with_new_tokens(0), folder)
     with pytest.raises(CheckpointError, match="resize it first"):
         load(type(model).from_pretrained(tmp_path / "base"), folder)
+
+
+@pytest.mark.parametrize("commit", [None, "c0ffee"])
+def test_a_base_known_by_its_name_on_the_hub_has_its_rows_in_the_hub_s_cache(tmp_path, monkeypatch, commit):
+    """As transformers leaves it: a name in the model's configuration, and the files in a snapshot."""
+    from huggingface_hub import constants
+
+    repository = tmp_path / "models--someone--tiny"
+    make_tiny_llama().save_pretrained(repository / "snapshots" / "c0ffee")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("c0ffee")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    model = make_tiny_llama()
+    model.config._name_or_path, model.config._commit_hash = "someone/tiny", commit
+    assert rows_of_file(model) == 32
+    model.resize_token_embeddings(40, mean_resizing=False)
+    assert rows_of_file(model) == 32 and resized(model)[0] == 32
+    for other in ("someone/else", "no name at all", "", None, 7):
+        model.config._name_or_path = other
+        assert rows_of_file(model) is None
 
 
 def test_a_new_head_that_is_saved_is_no_other_base(tmp_path):

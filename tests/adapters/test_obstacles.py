@@ -3,10 +3,11 @@
 import copy
 import warnings
 
+import peft
 import pytest
 import torch
 from conftest import make_tiny_llama
-from helpers import randomise
+from helpers import randomise, tokens
 from torch import nn
 
 from lora_edu.adapters import (
@@ -80,8 +81,6 @@ def test_a_layer_that_would_be_wrong_is_refused_by_name_and_left_out_of_all_line
 
 
 def test_pefts_own_layers_are_refused():
-    import peft
-
     theirs = peft.get_peft_model(make_tiny_llama(), peft.LoraConfig(r=2, target_modules=["q_proj"])).base_model.model
     with pytest.raises(TargetError, match="PEFT's Linear"):
         inject(theirs, LoRAConfig(r=2, target_modules=["up_proj"]))
@@ -159,3 +158,57 @@ def test_the_fingerprint_tells_buffers_and_a_tables_last_rows_apart():
     with torch.no_grad():
         other.weight[-1, -2] += 1
     assert fingerprint(table) != fingerprint(other)
+
+
+def mixture(**config):
+    """Two layers of a mixture: routed experts stacked in one tensor, and a shared expert of ordinary layers."""
+    from transformers import Qwen2MoeConfig, Qwen2MoeForCausalLM
+
+    torch.manual_seed(0)
+    sizes = dict(vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2)
+    sizes |= dict(num_key_value_heads=2, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=8)
+    return Qwen2MoeForCausalLM(Qwen2MoeConfig(**sizes | dict(shared_expert_intermediate_size=8) | config)).eval()
+
+
+@pytest.mark.parametrize("wanted", [["q_proj", "gate_up_proj"], ["gate_up_proj"], ["experts.gate_proj", "q_proj"]])
+def test_a_name_that_means_routed_experts_alone_is_refused(wanted):
+    with pytest.raises(TargetError, match=r"gate_(up_)?proj, in model\.layers\.0\.mlp\.experts\.gate_up_proj"):
+        plan(mixture(), LoRAConfig(r=2, target_modules=wanted))
+
+
+def test_an_old_mixture_s_names_of_its_experts_are_refused():
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    sizes = dict(vocab_size=32, hidden_size=16, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
+    model = MixtralForCausalLM(MixtralConfig(**sizes, num_key_value_heads=2, num_local_experts=2))
+    with pytest.raises(TargetError, match=r"w1, in .*experts\.gate_up_proj; w2, in .*experts\.down_proj"):
+        plan(model, LoRAConfig(r=2, target_modules=["q_proj", "w1", "w2"]))
+
+
+@pytest.mark.parametrize("wanted", [["q_proj", "down_proj"], "all-linear"])
+def test_names_that_peft_takes_for_routed_experts_are_warned_of(wanted, tmp_path):
+    """And it does: what we train on the shared expert, it does not find there."""
+    model = mixture()
+    with pytest.warns(UserWarning, match="down_proj.*: of a mixture .* PEFT takes these names for the routed experts"):
+        inject(model, LoRAConfig(r=2, target_modules=wanted))
+    randomise(model)
+    save(model, tmp_path)
+    ours = load(mixture(), tmp_path)
+    assert torch.equal(ours(tokens()).logits, model(tokens()).logits)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            theirs = peft.PeftModel.from_pretrained(mixture(), tmp_path)(tokens()).logits
+    except (ValueError, RuntimeError, KeyError):
+        return  # it says so
+    assert not torch.allclose(theirs, model(tokens()).logits, atol=1e-3)
+
+
+def test_a_mixture_adapted_where_peft_agrees_is_not_warned_of(tmp_path):
+    model = mixture()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        inject(model, LoRAConfig(r=2, target_modules=["q_proj", "v_proj"]))
+    randomise(model)
+    theirs = peft.PeftModel.from_pretrained(mixture(), save(model, tmp_path))
+    torch.testing.assert_close(theirs(tokens()).logits, model(tokens()).logits, rtol=1e-4, atol=1e-5)

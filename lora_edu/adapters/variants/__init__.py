@@ -35,7 +35,8 @@ takes the fused path. What else there is to change: `shared` (tensors that all l
 gradients), `penalty` (a term of the loss), `after_step` (a change after each optimiser step), `delta_bias`, `key`, `to_disk`.
 
 Who trains calls `variant_loss(model)` before the backward pass and `after_step(model, step, steps)` after the optimiser's step, while
-the gradients are still there; both are in `lora_edu.adapters` and do nothing for plain LoRA.
+the gradients are still there; both are in `lora_edu.adapters` and do nothing for plain LoRA. The `Trainer` calls them, and keeps in its
+checkpoints what a variant has and does not train.
 """
 
 from __future__ import annotations
@@ -44,15 +45,37 @@ import importlib
 import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
+from lora_edu.adapters.places import Target
 from lora_edu.errors import AdapterError
 
 if TYPE_CHECKING:  # a configuration, and with it the command line's --help, is read without torch
     from torch import Tensor, nn
 
-    from lora_edu.adapters.layer import LoRALayer
-    from lora_edu.adapters.targets import Target
+
+class Layer(Protocol):
+    """What a variant may use of the layer that it is on (`adapters.layer.LoRALayer`)."""
+
+    base_layer: Any
+    scalings: dict[str, float]  # s = α/r (α/√r) of each adapter
+    dropouts: dict[str, float]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in)."""
+
+    def tensor(self, slot: str, name: str) -> nn.Parameter:
+        """The tensor `slot` of the adapter `name`."""
+
+    def tensors(self, name: str) -> dict[str, nn.Parameter]:
+        """{slot: tensor} of the adapter `name`."""
+
+    def dropped(self, name: str, x: Tensor) -> Tensor:
+        """x as the adapter `name` reads it: in its own precision, with its dropout in training."""
+
+    def reset_factors(self, A: Tensor, B: Tensor, init: bool | str) -> None:
+        """Plain LoRA's start."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +111,7 @@ class Variant:
         """{slot: shape …} of tensors that exist once and belong to every layer, sized by all of them."""
         return {}
 
-    def start(self, model: nn.Module, layers: Mapping[str, LoRALayer], name: str, data: Any = None) -> None:
+    def start(self, model: nn.Module, layers: Mapping[str, Layer], name: str, data: Any = None) -> None:
         """Give all tensors their values, without gradients; `data` is what `inject` was given. Shared tensors are in every layer.
 
         What needs gradients of the base switches them on itself (`torch.enable_grad()`), and leaves the model as it found it.
@@ -96,29 +119,29 @@ class Variant:
         for layer in layers.values():
             self.reset(layer, name)
 
-    def reset(self, layer: LoRALayer, name: str) -> None:
+    def reset(self, layer: Layer, name: str) -> None:
         """Values of one layer's own tensors at the start, such that ΔW = 0."""
         layer.reset_factors(layer.tensor("lora_A", name), layer.tensor("lora_B", name), True)
 
     # -- arithmetic ----------------------------------------------------------------------------------------------------
-    def update(self, layer: LoRALayer, name: str, x: Tensor, base_output: Tensor) -> Tensor:
+    def update(self, layer: Layer, name: str, x: Tensor, base_output: Tensor) -> Tensor:
         """Δy (..., out), which is added to the base layer's output `base_output` (bias included), as trained (dial = 1)."""
         raise NotImplementedError
 
-    def delta(self, layer: LoRALayer, name: str) -> Tensor:
+    def delta(self, layer: Layer, name: str) -> Tensor:
         """ΔW (out, in) such that Δy = x ΔWᵀ (+ delta_bias), in the tensors' own precision."""
         raise NotImplementedError
 
-    def delta_bias(self, layer: LoRALayer, name: str) -> Tensor | None:
+    def delta_bias(self, layer: Layer, name: str) -> Tensor | None:
         """What is added to the bias (out,), for a variant that changes it."""
         return None
 
     # -- training ------------------------------------------------------------------------------------------------------
-    def penalty(self, layers: Mapping[str, LoRALayer], name: str) -> Tensor | None:
+    def penalty(self, layers: Mapping[str, Layer], name: str) -> Tensor | None:
         """A term of the loss, in the loss's own unit (a mean, not a sum), or None."""
         return None
 
-    def after_step(self, layers: Mapping[str, LoRALayer], name: str, step: int, steps: int) -> None:
+    def after_step(self, layers: Mapping[str, Layer], name: str, step: int, steps: int) -> None:
         """Called without gradients after optimiser step `step` (1 …) of `steps`; each parameter's `.grad` is that step's."""
 
     # -- on disk -------------------------------------------------------------------------------------------------------
