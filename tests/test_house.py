@@ -12,7 +12,7 @@ from helpers import ROOT
 MODULE = ROOT / "lora_edu"
 # From the ground up: a room may import from itself and from those before it.
 ROOMS = [
-    "errors", "files", "linalg", "plots", "models", "data", "adapters", "training", "evaluation", "experiments", "tasks", "widgets",
+    "errors", "files", "linalg", "tables", "plots", "models", "data", "adapters", "training", "evaluation", "experiments", "tasks", "widgets",
     "course", "cli",
 ]  # fmt: skip
 STUBS = sorted(MODULE.rglob("__init__.pyi"))
@@ -41,6 +41,24 @@ def test_a_room_imports_only_from_those_below_it(name):
         for module, _ in imports(path):
             if room(module) in ROOMS:
                 assert ROOMS.index(room(module)) <= ROOMS.index(name), f"{path.relative_to(ROOT)} imports {module}"
+
+
+def test_no_file_needs_itself():
+    """Imports that are there for the type checker alone count: a circle that only it sees is one for the reader, too."""
+    files = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in MODULE.rglob("*.py")
+    }
+    needs = {
+        name: {whole if whole in files else whole.rpartition(".")[0] for whole, top in imports(path) if top}
+        & files.keys()
+        for name, path in files.items()
+    }
+    while free := [name for name, wanted in needs.items() if not wanted - {name}]:
+        for name in free:
+            del needs[name]
+        needs = {name: wanted - set(free) for name, wanted in needs.items()}
+    assert not needs, f"in a circle, or above one: {sorted(needs)}"
 
 
 def test_every_room_has_its_place_and_its_line_in_the_readme():

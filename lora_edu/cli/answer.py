@@ -11,6 +11,7 @@ import typer
 from lora_edu.cli.common import Adapter, Folder, Model, Scale, System, counted, opened, the_adapter, writable
 from lora_edu.cli.run_folder import run_of
 from lora_edu.errors import DataError, LoRAEduError
+from lora_edu.files import write_whole
 
 
 def answer(
@@ -45,7 +46,6 @@ def answer(
     base, tokenizer = opened(model, adapter, scale)
     system = run_of(adapter).get("system", "") if system is None else system
     answers = generate(base, tokenizer, asked, max_new_tokens, batch_size, system)
-    out.parent.mkdir(parents=True, exist_ok=True)
     rows = [json.dumps({"prompt": q, "completion": a}, ensure_ascii=False) for q, a in zip(asked, answers, strict=True)]
-    out.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    write_whole(out, "\n".join(rows) + "\n")
     typer.echo(f"{counted(len(rows), 'answer')} in {out}.")

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from lora_edu.cli.common import Model, base_of, must_be_new, opened, written_whole
+from lora_edu.cli.common import Model, base_of, must_be_new, opened
 from lora_edu.cli.run_folder import keep_of
+from lora_edu.files import replacing
 
 
 def combine(
@@ -60,7 +61,7 @@ def combine(
         load(base, folder, f"{number}")
         weights[f"{number}"] = weight
     report = add_up(base, weights, "default", method, rank, density, seed)
-    with written_whole(out) as part:
+    with replacing(out) as part:
         save(base, part)
         keep_of([folder for folder, _ in folders], part)
     if len(folders) == 2:

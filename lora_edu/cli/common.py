@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -68,20 +65,6 @@ def must_be_new(out: Path) -> None:
     if out.exists():
         raise LoRAEduError(f"{out} is there already, and nothing is overwritten: choose another --out")
     writable(out)
-
-
-@contextmanager
-def written_whole(out: Path) -> Iterator[Path]:
-    """A folder to write into: it becomes `out` when the block ends, and is gone when the block fails or is interrupted."""
-    part = out.with_name(out.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
-        yield part
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-    os.replace(part, out)
 
 
 def chosen_task(text: str) -> Any:

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from lora_edu.cli.common import must_be_new, written_whole
+from lora_edu.cli.common import must_be_new
 from lora_edu.cli.resize import Energy, Rank, one_size
+from lora_edu.files import replacing
 
 
 def extract(
@@ -50,6 +51,6 @@ def extract(
     before = load_base(base, dtype=torch.float32).model
     after = load_base(tuned, dtype=torch.float32).model
     report = take(before, after, rank, energy=energy, targets=chosen)
-    with written_whole(out) as part:
+    with replacing(out) as part:
         save(before, part)
     typer.echo(f"{report}\nWritten to {out}. Measure it beside the tuned model before you keep it: lora-edu eval {out}")

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from lora_edu.cli.common import Adapter, Folder, Model, Scale, must_be_new, opened, the_adapter, written_whole
+from lora_edu.cli.common import Adapter, Folder, Model, Scale, must_be_new, opened, the_adapter
+from lora_edu.files import replacing
 
 
 def merge(
@@ -46,7 +47,7 @@ def merge(
         expected = base(ids).logits.float()
         typer.echo(str(fold(base, keep_base=False)))
         unload(base)
-        with written_whole(out) as part:
+        with replacing(out) as part:
             base.save_pretrained(part)
             tokenizer.save_pretrained(part)
             difference = (load_base(part).model(ids).logits.float() - expected).abs().max()

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from lora_edu.cli.common import Adapter, Folder, Model, must_be_new, opened, the_adapter, written_whole
+from lora_edu.cli.common import Adapter, Folder, Model, must_be_new, opened, the_adapter
 from lora_edu.cli.run_folder import keep_of
+from lora_edu.files import replacing
 
 Rank = Annotated[int | None, typer.Option("--rank", "-r", min=1, help="The rank of every matrix's adapter.")]
 Energy = Annotated[
@@ -42,7 +43,7 @@ def resize(
 
     base, _ = opened(model, source)
     report = cut(base, rank, energy=energy)
-    with written_whole(out) as part:
+    with replacing(out) as part:
         save(base, part)
         keep_of([source], part)
     typer.echo(f"{report}\nWritten to {out}. Measure both before you keep the smaller: lora-edu eval {out}")

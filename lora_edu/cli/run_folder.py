@@ -12,6 +12,7 @@ import typer
 import yaml
 
 from lora_edu.cli.settings import default, known, read_settings
+from lora_edu.files import write_whole
 
 RUN_FILE = "run.yaml"  # what a run was started with; `--resume` reads it, and so may `--config`
 HELD_OUT = "held_out.jsonl"  # rows of one's own that were kept from training
@@ -30,8 +31,7 @@ def from_run(context: typer.Context, folder: Path | None) -> Path | None:
 def write_run(folder: Path, settings: dict[str, Any]) -> None:
     """Keep what a run was started with, as a file that `--config` reads."""
     plain = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / RUN_FILE).write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    write_whole(folder / RUN_FILE, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
 
 
 def run_of(adapter: Path | None) -> dict[str, Any]:
@@ -49,8 +49,8 @@ def run_of(adapter: Path | None) -> dict[str, Any]:
 def keep_rows(folder: Path, train_rows: Sequence[Any], held_out: Sequence[Any]) -> None:
     """Write the rows that were held out, and a hash of every input that was not."""
     lines = [json.dumps({"messages": list(row.messages)}, ensure_ascii=False) for row in held_out]
-    (folder / HELD_OUT).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    (folder / TRAINED_ON).write_text("\n".join(sorted(set(_hashes(train_rows)))) + "\n", encoding="utf-8")
+    write_whole(folder / HELD_OUT, "".join(line + "\n" for line in lines))
+    write_whole(folder / TRAINED_ON, "\n".join(sorted(set(_hashes(train_rows)))) + "\n")
 
 
 def trained_on(adapter: Path | None, rows: Sequence[Any]) -> int:
@@ -68,7 +68,7 @@ def keep_of(runs: Sequence[Path], folder: Path) -> None:
     known_rows = [run / TRAINED_ON for run in runs if (run / TRAINED_ON).is_file()]
     if known_rows:
         seen = {key for path in known_rows for key in path.read_text(encoding="utf-8").split()}
-        (folder / TRAINED_ON).write_text("\n".join(sorted(seen)) + "\n", encoding="utf-8")
+        write_whole(folder / TRAINED_ON, "\n".join(sorted(seen)) + "\n")
     first, *others = (run_of(run) for run in runs)
     alone = not others
     wanted = first if alone else {key: first[key] for key in ("model", "system", "max_length") if key in first}

@@ -1,7 +1,7 @@
 """What a GPU measured, as a page shows it: the results of `benchmarks/gpu.py`, or that there are none yet. Chapter 14."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -11,6 +11,7 @@ from lora_edu.course.card import Card
 from lora_edu.errors import DataError
 from lora_edu.plots.palette import BLUE, GREEN, ORANGE
 from lora_edu.plots.picture import Picture
+from lora_edu.tables import html_table, text_table
 
 COMMAND = "python benchmarks/gpu.py"
 Row = Mapping[str, Any]
@@ -25,22 +26,10 @@ class Table:
     rows: Sequence[tuple[str, ...]]
 
     def __str__(self) -> str:
-        lines = [self.head, *self.rows]
-        wide = [max(len(line[i]) for line in lines) for i in range(len(self.head))]
-        text = [
-            "  ".join([line[0].ljust(wide[0]), *(c.rjust(w) for c, w in zip(line[1:], wide[1:]))]) for line in lines
-        ]
-        return "\n".join([self.title, *(line.rstrip() for line in text)])
+        return f"{self.title}\n{text_table([self.head, *self.rows], 'lr')}"
 
     def html(self) -> str:
-        def cells(tag: str, line: Iterable[str]) -> str:
-            return "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in line)
-
-        body = "".join(f"<tr><th scope='row'>{escape(row[0])}</th>{cells('td', row[1:])}</tr>" for row in self.rows)
-        head = cells("th scope='col'", self.head).replace("</th scope='col'>", "</th>")
-        return (
-            f"<table><caption>{escape(self.title)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-        )
+        return html_table(self.head, self.rows, self.title, "lr")
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,12 @@
 """`progress()`: what a learner has done, by chapter."""
 
+from html import escape
+
 from lora_edu.course import store
 from lora_edu.course.card import Card
 from lora_edu.course.chapters import CHAPTERS
 from lora_edu.course.exercises import exercises
+from lora_edu.tables import html_table, text_table
 
 
 def progress() -> Card:
@@ -29,13 +32,7 @@ def progress() -> Card:
                 f"{sum(answers.values())} of {len(answers)} right" if answers else "none yet",
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
-    cell = "text-align:left;padding:.1em .9em .1em 0"
-    head = "".join(f'<th scope="col" style="{cell}">{name}</th>' for name in rows[0])
-    body = "".join("<tr>" + "".join(f'<td style="{cell}">{value}</td>' for value in row) + "</tr>" for row in rows[1:])
     where = f"Kept in {store.path()}"
-    table = (
-        f"<b>Your progress</b><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><small>{where}</small>"
-    )
-    return Card("\n".join(["Your progress", *lines, where]), table)
+    head, *body = rows
+    table = f"{html_table(head, body, 'Your progress')}<small>{escape(where)}</small>"
+    return Card("\n".join(["Your progress", text_table(rows), where]), table)

@@ -9,6 +9,7 @@ from lora_edu.course.card import Card
 from lora_edu.data.rows import Row, raise_faults
 from lora_edu.data.splits import input_key
 from lora_edu.errors import DataError
+from lora_edu.tables import html_table
 
 Pair = tuple[str, str]  # what is asked, what is to be answered
 
@@ -74,16 +75,10 @@ class RowsForm(Card):
         return "\n".join(["Your rows:", *lines, f"A question that is none of them: {self._typed['new']}"])
 
     def _table(self) -> str:
-        cell = "text-align:left;padding:.1em .9em .1em 0"
-        body = "".join(
-            f'<tr><th scope="row" style="{cell}">{n}</th><td style="{cell}">{escape(asked)}</td><td style="{cell}">{escape(answer)}</td></tr>'
-            for n, (asked, answer) in enumerate(self._typed["pairs"], 1)
-        )
-        head = (
-            f'<tr><th></th><th scope="col" style="{cell}">question</th><th scope="col" style="{cell}">answer</th></tr>'
-        )
+        pairs = [(str(n), *pair) for n, pair in enumerate(self._typed["pairs"], 1)]
+        table = html_table(("", "question", "answer"), pairs, "Your rows")
         new = f"A question that is none of them: {escape(self._typed['new'])}"
-        return f"<b>Your rows</b><table><thead>{head}</thead><tbody>{body}</tbody></table>{new}"
+        return table + new
 
     def form(self) -> Any:
         import ipywidgets as widgets

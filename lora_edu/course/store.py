@@ -8,13 +8,14 @@ import copy
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 from platformdirs import user_data_dir
+
+from lora_edu.files import write_whole
 
 SECTIONS = ("predictions", "exercises", "quizzes", "forms")
 _VERSION = 1
@@ -155,16 +156,8 @@ def _is_sound(section: str, entry: Any) -> bool:
 
 
 def _write(state: State) -> None:
-    """Write beside, then rename: a reader sees the old file or the new one, never half of one. A link stays one."""
-    target = path().resolve()
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".progress-", suffix=".json")
-    try:
-        with open(handle, "w", encoding="utf-8") as file:
-            json.dump({"version": _VERSION} | state, file, indent=1)
-        os.replace(name, target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    """A reader sees the old file or the new one, never half of one."""
+    write_whole(path(), json.dumps({"version": _VERSION} | state, indent=1))
 
 
 def _say(error: OSError) -> None:

@@ -6,7 +6,6 @@ Everything here takes any causal language model, with or without adapters, in wh
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from html import escape
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from lora_edu.data.examples import Example, collate, encode_rows
+from lora_edu.data.examples import Example, check_fits, collate, encode_rows
 from lora_edu.data.rows import Row
 from lora_edu.data.splits import Splits
 from lora_edu.errors import DataError
@@ -22,14 +21,17 @@ from lora_edu.evaluation.generation import generate
 from lora_edu.evaluation.metrics import Interval, Score
 from lora_edu.evaluation.paired import Gain, paired_gain
 from lora_edu.models.modules import modes
+from lora_edu.tables import html_table, text_table
 from lora_edu.training.losses import causal_lm_loss
 
 
 def mean_nll(model: nn.Module, examples: Sequence[Example]) -> Score:
     """Mean negative log-likelihood of the answer tokens, in nats, each *token* weighted alike.
 
-    The score's rows hold (sum, tokens); one row at a time, so that nothing is spent on padding. Chapter 05.
+    The score's rows hold (sum, tokens); one row at a time, so that nothing is spent on padding. Raises DataError for rows that the
+    model cannot read. Chapter 05.
     """
+    check_fits(examples, model)
     device = next(model.parameters()).device
     with modes(model, training=False), torch.no_grad():
         losses = [causal_lm_loss(model, {k: v.to(device) for k, v in collate([one], 0).items()}) for one in examples]
@@ -131,19 +133,15 @@ class Report:
         ]
         return [head, *body]
 
+    def _title(self) -> str:
+        return f"{self.task}, {len(self.rows)} {self.split} rows"
+
     def __str__(self) -> str:
-        table = self._table()
-        widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in table]
-        return "\n".join([f"{self.task}, {len(self.rows)} {self.split} rows", *lines])
+        return f"{self._title()}\n{text_table(self._table())}"
 
     def _repr_html_(self) -> str:
         head, *body = self._table()
-        row = "<tr><th scope='row'>{}</th>{}</tr>"
-        lines = [row.format(escape(line[0]), "".join(f"<td>{escape(cell)}</td>" for cell in line[1:])) for line in body]
-        titles = "".join(f"<th scope='col'>{escape(cell)}</th>" for cell in head)
-        caption = f"<caption>{escape(self.task)}, {len(self.rows)} {escape(self.split)} rows</caption>"
-        return f"<table>{caption}<thead><tr>{titles}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+        return html_table(head, body, self._title())
 
 
 def _plain(score: Score) -> list[Any]:

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lora_edu.errors import CheckpointError
+from lora_edu.files import replacing
 
 FOLDER = Path(__file__).parent / "stored"
 
@@ -51,12 +52,9 @@ def store(name: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any], fo
     if missing := {"command", "fingerprint"} - set(about):
         raise ValueError(f"a stored result must say where it comes from: {', '.join(sorted(missing))} is missing")
     path = folder / f"{name}.safetensors"
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.parent.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {key: tensor.contiguous() for key, tensor in tensors.items()}, unfinished, {"about": json.dumps(dict(about))}
-    )
-    os.replace(unfinished, path)
+    content = {key: tensor.contiguous() for key, tensor in tensors.items()}
+    with replacing(path) as unfinished:
+        save_file(content, unfinished, {"about": json.dumps(dict(about))})
     return path
 
 

@@ -23,7 +23,7 @@ from filelock import FileLock
 from safetensors import SafetensorError
 
 from lora_edu.errors import DiskFullError, DownloadError, LoRAEduError, ModelError
-from lora_edu.files import is_full
+from lora_edu.files import UNFINISHED, is_full, write_whole
 from lora_edu.models import hub
 from lora_edu.models.packages import download
 from lora_edu.models.reading import Base, quiet, read
@@ -139,7 +139,7 @@ def _read_marker(folder: Path) -> dict[str, Any] | None:
 
 def _seal(folder: Path, source: str, known: dict[str, str] | None = None) -> None:
     """Write the marker over all files of the folder; `known` SHA-256 are not computed again."""
-    files = sorted(file for file in folder.iterdir() if file.name not in (_MARKER, _MARKER + ".part"))
+    files = sorted(file for file in folder.iterdir() if file.name != _MARKER and file.suffix != UNFINISHED)
     stats = {file.name: file.stat() for file in files}
     marker = {
         "source": source,
@@ -147,9 +147,7 @@ def _seal(folder: Path, source: str, known: dict[str, str] | None = None) -> Non
         "mtime_ns": {name: stat.st_mtime_ns for name, stat in stats.items()},
         "sha256": {file.name: (known or {}).get(file.name) or _sha256(file) for file in files},
     }
-    part = folder / (_MARKER + ".part")
-    part.write_text(json.dumps(marker, indent=1), encoding="utf-8")
-    os.replace(part, folder / _MARKER)
+    write_whole(folder / _MARKER, json.dumps(marker, indent=1))
 
 
 def _renew_seal(folder: Path) -> None:

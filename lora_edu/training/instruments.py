@@ -19,6 +19,7 @@ from lora_edu.adapters.identity import fingerprint
 from lora_edu.adapters.injection import audit
 from lora_edu.errors import ConfigError
 from lora_edu.models.modules import modes, unwrap
+from lora_edu.tables import html_table, text_table
 from lora_edu.training.callbacks import Callback, History, Record
 from lora_edu.training.context import own_rng
 
@@ -164,24 +165,19 @@ class Instruments(Callback):
         return [list(_HEADS.values()), *([_said(reading[name]) for name in _HEADS] for reading in self.readings)]
 
     def __str__(self) -> str:
-        table = self.table()
-        widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in table]
         said = [f"step {reading['step']} says: {reading['sample']}" for reading in self.readings if reading["sample"]]
-        return "\n".join([*lines, *said, self._cost()])
+        return "\n".join([text_table(self.table(), "r"), *said, self._cost()])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
         head, *rows = self.table()
-        titles = "".join(f"<th scope='col'>{escape(cell)}</th>" for cell in head)
-        body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
         said = "".join(
             f"<br>step {reading['step']} says: <q>{escape(reading['sample'])}</q>"
             for reading in self.readings
             if reading["sample"]
         )
-        return f"<table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table><small>{escape(self._cost())}{said}</small>"
+        return f"{html_table(head, rows, 'What the instruments read', 'r')}<small>{escape(self._cost())}{said}</small>"
 
     def _cost(self) -> str:
         count = max(1, len(self.readings))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import ipywidgets
 
 from lora_edu.errors import DataError
+from lora_edu.files import write_whole
 from lora_edu.plots.axes import Axes, number, ticks
 from lora_edu.plots.canvas import Canvas
 from lora_edu.plots.palette import BLUE, CYCLE, DASHES, INK, MUTED, RULE
@@ -62,7 +64,7 @@ class DialData:
             raise DataError(f"{path} holds no dial data: {error}") from error
 
     def write(self, path: Path) -> None:
-        Path(path).write_text(json.dumps(asdict(self), ensure_ascii=False, indent=1) + "\n", "utf-8")
+        write_whole(Path(path), json.dumps(asdict(self), ensure_ascii=False, indent=1) + "\n")
 
 
 class AdapterDial(Widget):
@@ -82,14 +84,16 @@ class AdapterDial(Widget):
         if not curves:
             self.question = "At which scale does the model begin to speak like the King James Bible?"
         self._base = min(range(len(data.scales)), key=lambda i: abs(data.scales[i]))
-        self.own = ipywidgets.Text(
-            placeholder="a sentence of your own", description="ask", continuous_update=False, layout={"width": "420px"}
-        )
+        # Synchronised at each key, so that Enter, which comes before a text field's own change, finds the whole sentence.
+        self.own = ipywidgets.Text(placeholder="a sentence of your own", description="ask", layout={"width": "420px"})
         self.own.style.description_width = "initial"
         self.button = ipywidgets.Button(description="Ask at this scale", tooltip="Runs the model: a few seconds")
         # The reply's room is there from the beginning: nothing jumps when it comes.
         self.reply = ipywidgets.HTML(layout={"width": "100%", "min_height": "56px"})
         self.button.on_click(self._on_ask)
+        with warnings.catch_warnings():  # on_submit is deprecated for `observe`, which would ask at Tab as well
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.own.on_submit(self._on_ask)
         options = [(number(scale) + LANDMARKS.get(scale, ""), scale) for scale in data.scales]
         super().__init__(
             scale=ipywidgets.SelectionSlider(

@@ -63,7 +63,7 @@ def test_a_measured_gpu_is_shown_with_its_label(folder):
     ):
         assert line in " ".join(text.split()), line
     html = gpu_report(folder)._repr_html_()
-    assert html.count("<table>") == len(found.tables()) == 4 and "Layers of 7B width" in html
+    assert html.count("<table>") == html.count("<caption") == len(found.tables()) == 4 and "Layers of 7B width" in html
 
 
 def test_its_picture_names_the_device_and_leaves_out_what_failed(folder):

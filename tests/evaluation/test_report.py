@@ -175,6 +175,11 @@ def test_a_model_in_training_mode_is_measured_without_dropout_and_given_back_as_
     assert not any(p.grad is not None for p in model.parameters())
 
 
+def test_a_row_that_the_model_cannot_read_is_named(model):
+    with pytest.raises(DataError, match="row 2: token 99999, and the model's table"):
+        mean_nll(model, [Example([1, 2], [1, 2]), Example([1, 99999], [1, 99999])])
+
+
 def test_nll_weighs_tokens_not_rows_and_equals_the_training_loss(model):
     examples = [encode(Row.chat("hi", answer), TOKENIZER) for answer in ("y", "a rather long answer")]
     with torch.no_grad():
@@ -233,7 +238,7 @@ def test_a_report_has_score_interval_baseline_likelihood_and_perplexity(model):
     text = str(report)
     assert "echo, 6 test rows" in text and "baseline: copying" in text and str(report.interval) in text
     page = report._repr_html_()
-    assert page.count("<tr>") == 4 and "<caption>" in page and str(report.interval) in page
+    assert page.count("<tr>") == 4 and "<caption" in page and str(report.interval) in page
     figures = report.to_dict()["scores"]["exact match"]
     assert figures["baselines"] == {"copying": 1.0} and figures["value"] == report.value
 

@@ -278,7 +278,7 @@ def test_a_model_that_the_ledger_does_not_know_is_measured():
 def test_shown_as_text_and_as_a_table():
     found = fitted(adapted(), 10**9)
     text, html = str(found), found._repr_html_()
-    assert len(text.splitlines()) == len(found.choices) == html.count("<tr><th scope='row'") == 8
+    assert len(text.splitlines()) == len(found.choices) == html.count('<tr><th scope="row"') == 8
     assert "How this run fits this machine" in html and "by the ledger" in text and "by the ledger" in html
 
 

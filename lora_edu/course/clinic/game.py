@@ -22,6 +22,7 @@ from lora_edu.plots.axes import Axes, decades
 from lora_edu.plots.canvas import Canvas
 from lora_edu.plots.palette import BLUE, MUTED
 from lora_edu.plots.picture import Picture
+from lora_edu.tables import html_table, text_table
 from lora_edu.training.instruments import INSTRUMENTS
 
 LETTERS = "ABCDEFGHI"
@@ -113,11 +114,8 @@ class Clinic(Card):
         self._refresh()
         said = f"Patient {letter}, {instrument} (cost so far: {self.cost})"
         head, *rows = _beside(chart, self.healthy, instrument)
-        wide = [max(len(row[i]) for row in [head, *rows] if i < len(row)) for i in range(max(map(len, rows)))]
-        text = ["  ".join(cell.ljust(wide[i]) for i, cell in enumerate(row)).rstrip() for row in [head, *rows]]
-        return Card(
-            "\n".join([said, *filter(None, text)]), f"<b>{escape(said)}</b>{self._table(chart, instrument)}", "open"
-        )
+        text = text_table([head, *rows] if head else rows)
+        return Card(f"{said}\n{text}", f"<b>{escape(said)}</b>{self._table(chart, instrument)}", "open")
 
     def name(self, letter: str, disease: str) -> bool:
         """Names a patient's disease; True when that is right. A patient who is named already costs nothing more. Raises ClinicError."""
@@ -233,15 +231,8 @@ class Clinic(Card):
         return image + "".join(tables)
 
     def _table(self, chart: Chart, instrument: str) -> str:
-        cell = "text-align:left;padding:.1em .9em .1em 0;vertical-align:top"
         head, *rows = _beside(chart, self.healthy, instrument)
-        titles = "".join(f'<th scope="col" style="{cell}">{escape(title)}</th>' for title in head)
-        body = ""
-        for i, row in enumerate(rows):
-            cells = "".join(f'<td style="{cell}">{escape(value)}</td>' for value in row[1:])
-            faint = "opacity:.7;" if i % 2 else ""
-            body += f'<tr style="{faint}"><th scope="row" style="{cell}">{escape(row[0])}</th>{cells}</tr>'
-        return f'<table style="margin:.4em 0"><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>'
+        return html_table(head, rows, instrument, faint=range(1, len(rows), 2))
 
 
 def _beside(chart: Chart, healthy: Chart, instrument: str) -> list[list[str]]:

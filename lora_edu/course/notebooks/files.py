@@ -10,6 +10,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from lora_edu.errors import NotebookError
+from lora_edu.files import write_whole
 from lora_edu.plots.picture import Picture
 
 FOLDER = Path("notebooks")
@@ -126,8 +127,7 @@ def install_overrides(prefix: Path | None = None) -> Path:
         raise NotebookError(f"{path} is not valid JSON ({error}): mend or remove it") from None
     for plugin, values in _OVERRIDES.items():
         settings[plugin] = settings.get(plugin, {}) | values
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
+    write_whole(path, json.dumps(settings, indent=2) + "\n")
     return path
 
 
@@ -141,6 +141,4 @@ def read(path: Path) -> NotebookNode:
 
 def write(notebook: NotebookNode, path: Path) -> None:
     """Whole or not at all: an interrupted write leaves the old file."""
-    half = path.with_suffix(".ipynb.part")
-    half.write_text(nbformat.writes(notebook) + "\n", "utf-8")
-    os.replace(half, path)
+    write_whole(path, nbformat.writes(notebook) + "\n")

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from html import escape
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from lora_edu.adapters.arithmetic import emulated
 from lora_edu.data.examples import IGNORE, Example
 from lora_edu.errors import ConfigError, DataError
 from lora_edu.models.device import Precision, fastest_settings
+from lora_edu.tables import html_table, text_table
 from lora_edu.training.config import TrainConfig, total_steps
 from lora_edu.training.losses import causal_lm_loss
 from lora_edu.training.memory.advice import Shape, memory_for_this_process, what_fits
@@ -58,19 +58,15 @@ class Fit:
     choices: tuple[Decision, ...]
 
     def __str__(self) -> str:
-        wide = [max(len(getattr(each, name)) for each in self.choices) for name in ("what", "value")]
-        return "\n".join(f"{c.what:<{wide[0]}}  {c.value:<{wide[1]}}  {c.why}" for c in self.choices)
+        return text_table(self._lines())
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        left = 'style="text-align:left"'
-        rows = "".join(
-            f"<tr><th scope='row' {left}>{escape(c.what)}</th><td {left}>{escape(c.value)}</td><td {left}>{escape(c.why)}</td></tr>"
-            for c in self.choices
-        )
-        head = "".join(f"<th scope='col' {left}>{title}</th>" for title in ("", "chosen", "why"))
-        return f"<table><caption>How this run fits this machine</caption><thead><tr>{head}</tr></thead>{rows}</table>"
+        return html_table(("", "chosen", "why"), self._lines(), "How this run fits this machine")
+
+    def _lines(self) -> list[tuple[str, str, str]]:
+        return [(each.what, each.value, each.why) for each in self.choices]
 
 
 def fit(
@@ -296,7 +292,7 @@ def _seconds_a_step(
     """Mean seconds of a few real steps, optimiser and all; what they changed is put back bit for bit."""
     probe = replace(config, max_steps=1 + PROBES, output_dir=None, save_every=None, patience=None, keep_best=False)
     trainer = Trainer(model, examples, loss_fn, probe, collate=collate, progress=False)
-    before = {name: p.detach().clone() for name, p in trainer.parameters.items()}
+    before = trainer.weights()
     try:
         steps = trainer.train().steps
     finally:

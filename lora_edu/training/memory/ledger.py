@@ -19,6 +19,7 @@ from lora_edu.adapters.finding import adapter_buffers, adapter_names, adapter_pa
 from lora_edu.adapters.injection import inject
 from lora_edu.errors import ConfigError
 from lora_edu.models.modules import checkpointing, modes
+from lora_edu.tables import html_table
 from lora_edu.training.losses import causal_lm_loss
 from lora_edu.training.memory.activations import Batch, predict_activations, saved_for_backward
 
@@ -97,12 +98,7 @@ class Ledger:
         return "\n".join(f"{name:<28}{value:>12}" for name, value in self._rows())
 
     def _repr_html_(self) -> str:
-        style = 'style="text-align:{}"'
-        rows = "".join(
-            f"<tr><th scope='row' {style.format('left')}>{name.replace('  ', '&emsp;')}</th><td {style.format('right')}>{value}</td></tr>"
-            for name, value in self._rows()
-        )
-        return f"<table><caption>Memory of one training step</caption>{rows}</table>"
+        return html_table((), self._rows(), "Memory of one training step", "lr")
 
 
 def megabytes(size: int) -> str:
