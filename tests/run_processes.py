@@ -12,7 +12,6 @@ import json
 import os
 import signal
 import sys
-import time
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
@@ -356,9 +355,8 @@ def living(folder: Path) -> None:
 
 def killed(folder: Path) -> None:
     """Process 1 is killed after step 3; the checkpoint of step 2 is there."""
-    started = time.monotonic()
     words = words_of(trainer("ddp", folder / "killed", At(3, lambda run: die()), dropout=0.3, save_every=2).train)
-    leave(folder, "killed", words=words, seconds=time.monotonic() - started)
+    leave(folder, "killed", words=words)
     sys.exit(words)
 
 

@@ -209,7 +209,6 @@ def test_a_killed_process_ends_the_run_at_once_and_nothing_else_is_lost(runs):
     assert killed["words"].startswith("Step 4 broke off because another process of this run has ended")
     assert f"The newest checkpoint is {runs / 'killed' / 'step-00000002'}" in killed["words"]
     assert killed["words"] in launcher and launcher[0] != "0" and not (runs / "killed.1.json").exists()
-    assert killed["seconds"] < 60
     assert json.loads((runs / "ends.json").read_text())["after the kill"] == [0, 0]
     assert farthest(weights(runs, "after the kill"), weights(runs, "dropout ddp")) == 0
 

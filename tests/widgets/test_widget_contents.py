@@ -246,6 +246,10 @@ def test_the_reader_can_ask_at_a_scale():
     widget.button.click()
     assert asked == [("Who are you?", 0.5)]
     assert "an &lt;answer&gt;" in widget.reply.value and "0.5" in widget.reply.value
+    widget.own.value = "And now?"  # which a browser had told before: Enter comes before a text field's own change
+    assert widget.own.continuous_update and len(asked) == 1
+    widget.own._handle_custom_msg({"event": "submit"}, [])  # as a browser says it
+    assert asked[1:] == [("And now?", 0.5)]
 
 
 def test_a_failing_model_is_reported_by_the_dial():
