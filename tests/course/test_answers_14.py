@@ -75,6 +75,8 @@ def turned_round(need, rows, room):
         ("14.1", says_nothing, "nothing is said"),
         ("14.2", lambda before, after: verdict(sorted(before), sorted(after)), "totals"),
         ("14.2", by_redrawing, "four coins"),
+        ("14.2", lambda before, after: verdict(before, after, 0.04), "more is asked for"),
+        ("14.2", lambda before, after: verdict(before, after, 0.0502), "less is asked for"),
         ("14.2", by_score, "four coins"),
         ("14.1", next_lower, "fewer rows at once"),
     ],
