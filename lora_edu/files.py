@@ -2,7 +2,6 @@
 
 import errno
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,11 +20,12 @@ def replacing(path: Path) -> Iterator[Path]:
     """A path beside `path` to write a file (or a folder) to: when the block has ended well it takes the place of `path`, in one step.
 
     Whoever reads meanwhile, or after a kill, finds what was there before, whole; a block that fails leaves that as well, and nothing
-    else. A link stays a link, and two writers at once do not mix. A folder is not put over one that has something in it.
+    else. What a kill left is written over. A link stays a link. Whoever may have company writes under a lock.
     """
     target = path.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f"{target.name}-{secrets.token_hex(4)}{UNFINISHED}")
+    unfinished = target.with_name(target.name + UNFINISHED)
+    _remove(unfinished)
     try:
         yield unfinished
         os.replace(unfinished, target)

@@ -33,15 +33,16 @@ def test_a_write_that_breaks_off_leaves_what_was_there_and_nothing_else(tmp_path
     assert names(tmp_path) == ["a.txt"] * there and (not there or path.read_text() == "old")
 
 
-def test_nobody_sees_half_of_it_and_two_writers_do_not_mix(tmp_path):
+def test_nobody_sees_half_of_it_and_what_a_kill_left_is_written_over(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with replacing(path) as one, replacing(path) as other:
-        assert one != other
-        one.write_text("one")
-        other.write_text("other")
+    with replacing(path) as unfinished:
+        unfinished.write_text("new")
         assert path.read_text() == "old"
-    assert path.read_text() == "one"  # who ends last
+    unfinished.mkdir()  # as a kill would leave a folder
+    (unfinished / "x").write_text("half")
+    write_whole(path, "newer")
+    assert path.read_text() == "newer" and names(tmp_path) == ["a.txt"]
 
 
 def test_a_link_stays_one_and_a_folder_works_alike(tmp_path):

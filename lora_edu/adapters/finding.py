@@ -8,7 +8,7 @@ from lora_edu.adapters.layer import DEFAULT, AdapterState, LoRALayer
 from lora_edu.adapters.layers import SavedModule
 from lora_edu.adapters.walk import everywhere, outside
 from lora_edu.errors import AdapterError
-from lora_edu.models.modules import unwrap
+from lora_edu.models.modules import kept_buffers, unwrap
 
 
 def lora_layers(model: nn.Module) -> dict[str, LoRALayer]:
@@ -58,7 +58,7 @@ def adapter_buffers(model: nn.Module, name: str = DEFAULT) -> dict[str, Tensor]:
         f"{path}.copies.{name}.{n}": buffer
         for path, saved in saved_modules(model).items()
         if name in saved.copies
-        for n, buffer in kept_buffers(saved.copies[name])
+        for n, buffer in kept_buffers(saved.copies[name], everywhere(saved.copies[name]))
     }
 
 
@@ -82,17 +82,9 @@ def base_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def base_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """(name in the base model, tensor) of every buffer of the base that is saved with it: what is not is made from its settings."""
-    for name, buffer in kept_buffers(unwrap(model)):
+    for name, buffer in kept_buffers(unwrap(model), everywhere(unwrap(model))):
         if of_base(name):
             yield base_name(name), buffer
-
-
-def kept_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """(name, buffer) of every buffer that belongs to the module's saved state."""
-    for path, inner in everywhere(module):
-        for name, buffer in inner._buffers.items():
-            if buffer is not None and name not in inner._non_persistent_buffers_set:
-                yield f"{path}.{name}" if path else name, buffer
 
 
 def of_base(name: str) -> bool:

@@ -88,7 +88,7 @@ def refuse(stopped: Sequence[tuple[str, str]], chosen_by_name: bool) -> None:
     warnings.warn(f"all-linear leaves out {listed}{more}", stacklevel=4)
 
 
-# What PEFT calls the parts of a fused tensor of experts; it maps these names to them whatever else bears them.
+# What PEFT calls the parts of a fused tensor of experts.
 _FUSED = {
     "gate_proj": "gate_up_proj",
     "up_proj": "gate_up_proj",
@@ -96,7 +96,6 @@ _FUSED = {
     "w3": "gate_up_proj",
     "w2": "down_proj",
 }
-_PEFT_TAKES = {"gate", "gate_proj", "up_proj", "down_proj"}
 
 
 def stacked(model: nn.Module) -> dict[str, int]:
@@ -134,20 +133,6 @@ def refuse_experts(model: nn.Module, names: Sequence[str]) -> None:
         raise TargetError(
             f"target_modules names matrices of routed experts, which are stacked in one tensor and are no layers: {listed}. No adapter can "
             f"be put on them here; leave {', '.join(held)} out"
-        )
-
-
-def warn_of_peft_experts(model: Any, paths: Sequence[str]) -> None:
-    """Warn of adapted layers whose names PEFT takes for a mixture's routed experts: it would look for their adapter there."""
-    if not hasattr(getattr(model, "config", None), "model_type") or not any(
-        "gate_up_proj" in p for p in stacked(model)
-    ):
-        return
-    if names := sorted({path.rsplit(".", 1)[-1] for path in paths} & _PEFT_TAKES):
-        warnings.warn(
-            f"{', '.join(names)}: of a mixture such as qwen2_moe and its kin PEFT takes these names for the routed experts, so it will not read "
-            "this adapter as it is meant (this package will). If PEFT or vLLM shall read it, put them into exclude_modules, or merge it",
-            stacklevel=5,
         )
 
 

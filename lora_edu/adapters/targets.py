@@ -20,7 +20,6 @@ from lora_edu.adapters.obstacles import (
     refuse,
     refuse_experts,
     warn_of_experts,
-    warn_of_peft_experts,
 )
 from lora_edu.adapters.patterns import at_the_end, inside_saved, layer_index, matches
 from lora_edu.adapters.places import Target
@@ -35,8 +34,7 @@ def plan(model: nn.Module, config: LoRAConfig, *, from_disk: bool = False) -> li
 
     Raises TargetError when nothing matches (with the nearest names that exist) or a match is no layer that can be adapted,
     ConfigError when no layer that asks for a rank has room for it. Warns when one of several names matches nothing (PEFT leaves it
-    out in silence), when "all-linear" has to leave a layer out, when it leaves stacked experts frozen, and of names that PEFT takes for
-    them.
+    out in silence), when "all-linear" has to leave a layer out, and when it leaves stacked experts frozen.
 
     `from_disk` leaves out what was a mistake only where somebody chose it: the adapter exists, and PEFT would read it.
     """
@@ -119,7 +117,6 @@ def _check_choice(model: nn.Module, config: LoRAConfig, modules: dict[str, nn.Mo
         )
     if config.target_modules == ALL_LINEAR:
         warn_of_experts(model)
-    warn_of_peft_experts(model, [target.name for target in targets])
     for pattern in [*config.rank_pattern, *config.alpha_pattern]:
         if not any(at_the_end(pattern, t.name) for t in targets):
             raise TargetError(

@@ -2,10 +2,10 @@
 
 import contextlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from lora_edu.errors import TrainingError
 
@@ -23,6 +23,16 @@ def unwrap(model: nn.Module) -> nn.Module:
 def forward_takes(model: nn.Module, argument: str) -> bool:
     """Whether the model's forward has an argument of that name (`logits_to_keep`: most decoders of transformers 5 do)."""
     return argument in inspect.signature(unwrap(model).forward).parameters
+
+
+def kept_buffers(
+    module: nn.Module, inside: Iterable[tuple[str, nn.Module]] | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """(name, buffer) of every buffer that belongs to the module's saved state. `inside`: its named_modules, if they are at hand."""
+    for path, inner in module.named_modules() if inside is None else inside:
+        for name, buffer in inner._buffers.items():
+            if buffer is not None and name not in inner._non_persistent_buffers_set:
+                yield f"{path}.{name}" if path else name, buffer
 
 
 @contextlib.contextmanager

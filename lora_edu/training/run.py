@@ -12,11 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lora_edu.adapters.finding import kept_buffers
-from lora_edu.adapters.training_hooks import variant_state
 from lora_edu.errors import TrainingError
 from lora_edu.models.device import Precision, fastest_settings
-from lora_edu.models.modules import unwrap
+from lora_edu.models.modules import kept_buffers, unwrap
 from lora_edu.models.sharded import put, reshard
 from lora_edu.training.callbacks import Callback, History
 from lora_edu.training.config import TrainConfig, total_steps
@@ -36,6 +34,16 @@ class LossSum(NamedTuple):
     def mean(self) -> float:
         """Nats per answer token; NaN when there is none."""
         return self.total.item() / self.count if self.count else float("nan")
+
+
+def variant_hooks(model: nn.Module) -> Any:
+    """`lora_edu.adapters.training_hooks` if a layer of the model has a variant of LoRA, else None: no other run needs adapters."""
+    held = (getattr(module, "variants", None) for module in model.modules())
+    if not any(isinstance(variants, dict) and variants for variants in held):
+        return None
+    from lora_edu.adapters import training_hooks
+
+    return training_hooks
 
 
 LossFunction = Callable[[nn.Module, Any], LossSum]
@@ -101,7 +109,7 @@ class Run:
         """What a checkpoint must agree with to be this run's. Told once, before the first step: hashing gigabytes takes a while, and
         a batch norm's running statistics move in training."""
         return run_identity(
-            self.config, self.model, self.parameters, variant_state(unwrap(self.model)), self.examples, self.eval_examples,
+            self.config, self.model, self.parameters, self.of_variants(), self.examples, self.eval_examples,
             self.loss_fn, self.collate,
         )  # fmt: skip
 
@@ -111,7 +119,12 @@ class Run:
 
     def carried(self) -> dict[str, Tensor]:
         """What a step may change beside the parameters, by name: buffers, and what a variant of LoRA keeps for itself."""
-        return self.buffers() | variant_state(unwrap(self.model))
+        return self.buffers() | self.of_variants()
+
+    def of_variants(self) -> dict[str, Tensor]:
+        """What the variants of LoRA in training have and do not train, by name; {} without any."""
+        hooks = variant_hooks(self.model)
+        return hooks.variant_state(unwrap(self.model)) if hooks else {}
 
     def weights(self) -> dict[str, Tensor]:
         """Copies of all that a step may change in the model, by name; `put` is the inverse."""

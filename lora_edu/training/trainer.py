@@ -16,8 +16,6 @@ import torch
 from accelerate.utils import gather_object, send_to_device
 from torch import Tensor, nn
 
-from lora_edu.adapters.training_hooks import after_step, variant_loss
-from lora_edu.data.examples import check_fits
 from lora_edu.errors import TrainingError
 from lora_edu.models.limits import limits_of
 from lora_edu.models.modules import modes, unwrap
@@ -37,7 +35,7 @@ from lora_edu.training.failures import in_clear_words
 from lora_edu.training.folder import checkpoints
 from lora_edu.training.processes import any_process
 from lora_edu.training.rng import capture_rng, restore_rng
-from lora_edu.training.run import LossFunction, LossSum, Run
+from lora_edu.training.run import LossFunction, LossSum, Run, variant_hooks
 
 
 class Trainer(Run):
@@ -73,6 +71,8 @@ class Trainer(Run):
             raise TrainingError(
                 "Nothing trains: no parameter of the model has requires_grad. Inject an adapter first, or unfreeze the one that is there."
             )
+        from lora_edu.data.examples import check_fits  # late: the loop itself knows no rows
+
         for rows in (examples, eval_examples or ()):
             check_fits(rows, model)
         super().__init__(model, examples, loss_fn, config, collate, eval_examples, callbacks, progress)
@@ -212,7 +212,8 @@ class Trainer(Run):
             group["lr"] = rate
         self.updating = True
         self.optimizer.step()
-        after_step(unwrap(self.model), self.step + 1, self.total_steps)
+        if hooks := variant_hooks(self.model):
+            hooks.after_step(unwrap(self.model), self.step + 1, self.total_steps)
         self.updating = False
         self.step += 1
         return {
@@ -230,7 +231,8 @@ class Trainer(Run):
 
         It is the weights' and not the rows', and so the same in all processes and once a step.
         """
-        term = variant_loss(unwrap(self.model))
+        hooks = variant_hooks(self.model)
+        term = hooks.variant_loss(unwrap(self.model)) if hooks else None
         if term is None:
             return {}
         if term.requires_grad:

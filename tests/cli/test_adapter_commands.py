@@ -143,6 +143,7 @@ def test_what_fails_in_the_middle_leaves_nothing_behind(place, command, fault, m
 
     def fails(*arguments, **_):
         folder = arguments[1]
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "half").write_text("half")
         raise fault
 

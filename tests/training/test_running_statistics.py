@@ -8,7 +8,7 @@ from torch import nn
 from toy_runs import PressCtrlC
 
 from lora_edu.adapters import LoRAConfig, inject
-from lora_edu.training import LossSum, TrainConfig, Trainer
+from lora_edu.training import Callback, LossSum, TrainConfig, Trainer
 from lora_edu.training.memory.fitting import _seconds_a_step
 
 ROWS = list(torch.randn(16, 3, generator=torch.Generator().manual_seed(1)))
@@ -46,6 +46,11 @@ def run(model, *callbacks, folder=None, loss=squared, **config) -> Trainer:
     )  # fmt: skip
 
 
+class Spoils(Callback):
+    def on_step_end(self, trainer, record):
+        trainer.learning_rate = 50.0 if record["step"] >= 4 else trainer.learning_rate
+
+
 def same(one: nn.Module, other: nn.Module) -> bool:
     other = other.state_dict()
     return all(torch.equal(t, other[name]) for name, t in one.state_dict().items())
@@ -66,12 +71,13 @@ def test_a_resumed_run_has_them(make, tmp_path):
 
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_the_best_weights_come_with_those_of_their_evaluation(make, tmp_path):
-    """At a rate that spoils what was good: the run ends with the model that it called the best."""
-    best = run(make(), keep_best=True, eval_every=1, learning_rate=0.5, scheduler="constant", folder=tmp_path)
+    """A rate that spoils what was good: the run ends with the model that it called the best."""
+    settings = {"keep_best": True, "eval_every": 1, "scheduler": "constant", "folder": tmp_path}
+    best = run(make(), Spoils(), **settings)
     history = best.train()
     assert history.best["step"] < len(history.steps), "this comparison would hold trivially"
     assert best.evaluate() == history.best["loss"]
-    again = run(make(), keep_best=True, eval_every=1, learning_rate=0.5, scheduler="constant", folder=tmp_path)
+    again = run(make(), **settings)
     again.resume()
     assert same(again.model, best.model)
 
@@ -82,7 +88,7 @@ def test_a_step_that_broke_off_is_done_again_as_if_for_the_first_time(make):
 
     def breaks_off(model, batch):
         calls.append(model.training)
-        if calls.count(True) == 4:  # in the second micro-batch of the second step
+        if calls.count(True) == 5:  # in the second micro-batch of the third step
             raise KeyboardInterrupt
         return squared(model, batch)
 

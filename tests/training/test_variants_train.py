@@ -8,9 +8,9 @@ from throwaway_variants import AdaLoRA, VeRA
 from torch import nn
 from toy_runs import PressCtrlC, adapted, collate, farthest, sentences, weights
 
-from lora_edu.adapters import after_step, fused, lora_layers, variant_loss
+from lora_edu.adapters import after_step, fused, lora_layers, training_hooks, variant_loss
 from lora_edu.adapters.training_hooks import variant_state
-from lora_edu.training import TrainConfig, Trainer, causal_lm_loss, trainer
+from lora_edu.training import TrainConfig, Trainer, causal_lm_loss
 from lora_edu.training.config import step_rows
 
 STEPS = 4
@@ -74,10 +74,10 @@ def test_the_trainer_asks_the_variant_as_a_loop_by_hand_does(kind, monkeypatch):
     history = asked.train()
     expected = by_hand(with_variant(KINDS[kind]))
     assert farthest(weights(asked.model), weights(expected)) < 1e-9
-    monkeypatch.setattr(trainer, "variant_loss", lambda model: None)
+    monkeypatch.setattr(training_hooks, "variant_loss", lambda model: None)
     without_term = run(with_variant(KINDS[kind]))
     without_term.train()
-    monkeypatch.setattr(trainer, "after_step", lambda *args: None)
+    monkeypatch.setattr(training_hooks, "after_step", lambda *args: None)
     deaf = run(with_variant(KINDS[kind]))
     deaf.train()
     if kind == "shares a tensor":  # it asks for neither

@@ -149,12 +149,12 @@ def verdict(function: Callable[[Sequence[int], Sequence[int]], str]) -> None:
         (60, 20, 8, 200, BETTER, "more is asked for than 95 %"),
         (60, 8, 20, 200, WORSE, "more is asked for than 95 %"),
         (60, 42, 25, 200, BETTER, "more is asked for than 95 %"),  # 4.98 %
-        (60, 22, 10, 200, OPEN, "less is asked for than 95 %"),  # 5.01 %
         (60, 85, 50, 300, BETTER, "many lost rows hide a gain"),
         (14, 4, 0, 24, OPEN, "four coins that fall alike are taken for a finding"),
         (14, 0, 4, 24, OPEN, "four coins that fall alike are taken for a finding"),
         (60, 16, 7, 200, OPEN, "only one side is asked for, or less than 95 %"),
         (60, 112, 88, 300, OPEN, "throws that are more uneven still are left out"),
+        (60, 22, 10, 200, OPEN, "less is asked for than 95 %"),  # 5.01 %
     ):
         before = [1] * (right + lost) + [0] * (rows - right - lost)
         after = [1] * right + [0] * lost + [1] * gained + [0] * (rows - right - lost - gained)
