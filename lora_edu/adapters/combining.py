@@ -187,10 +187,9 @@ def _by_recipe(
     thin, add = _RECIPES[method.removesuffix("_svd")]
     names, w = list(weights), list(weights.values())
     if method.endswith("_svd"):
-        deltas = [
-            layer.oriented(layer.delta_weight(n)).contiguous() for n in names
-        ]  # (out, in): the order in which PEFT draws
-        whole = _added(list(_thinned(deltas, thin, density, generator)), w, add)  # (out, in)
+        # In the base's own orientation: that is the order in which PEFT draws.
+        deltas = list(_thinned([layer.delta_weight(n) for n in names], thin, density, generator))
+        whole = layer.oriented(_added(deltas, w, add))  # (out, in)
         k = min(rank or max(layer.factors[0][n].shape[0] for n in names), *layer.shape)
         return balanced(*truncated_svd(whole, k))
     ranks = {n: layer.factors[0][n].shape[0] for n in names}

@@ -102,7 +102,7 @@ def refuse_variant(state: AdapterState, names: Any, what: str) -> None:
     """Raise AdapterError for adapters that are more than factors B A."""
     if varied := [f"{n} ({type(state.configs[n].variant).__name__})" for n in names if state.configs[n].variant]:
         raise AdapterError(
-            f"{', '.join(varied)}: an update that is more than factors B A, so it cannot be {what}: merge it instead"
+            f"{', '.join(varied)}: more than factors B A, so that they cannot be {what}: merge them instead"
         )
 
 

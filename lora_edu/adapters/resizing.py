@@ -87,8 +87,8 @@ def resize(
     `use_rslora`), and where layers differ, rank_pattern and alpha_pattern say so. Modules trained in full are not touched.
     ΔW is never built: the SVD is that of an r × r matrix.
 
-    `adapter` is the only or only active one without a name; its dial does not count. The parameters stay the same objects with other values: make a new
-    optimizer before going on, the old one has states of the old shapes and fails.
+    `adapter` is the only or only active one without a name; its dial does not count. The factors become new parameters, which train if the
+    old ones did. An optimizer made before holds the old ones, and would go on training what the model no longer has: make a new one.
 
     Raises ConfigError for no size or an impossible one, AdapterError for an unknown adapter or a variant, MergeError while merged;
     the model is then as it was. Source of the cut: Eckart and Young 1936.
@@ -115,8 +115,8 @@ def resize(
         for held, value in zip(layer.factors, (A, B), strict=True):
             before += held[name].numel()
             after += value.numel()
-            held[name].grad = None
-            held[name].data = value.contiguous()
+            # A new object, and not other data in the old one: a result that is still kept remembers the old one's shape.
+            held[name] = nn.Parameter(value.contiguous(), requires_grad=held[name].requires_grad)
     state.configs[name] = config
     return ResizeReport(name, {path: report for path, (_, report) in made.items()}, (before, after))
 
