@@ -149,7 +149,7 @@ def test_a_variant_beside_plain_lora_adds_up(tmp_path):
     merge(model)
     torch.testing.assert_close(model(tokens()).logits, both, rtol=1e-4, atol=1e-5)
     unmerge(model)
-    with pytest.raises(AdapterError, match="merge it instead"):
+    with pytest.raises(AdapterError, match="merge them instead"):
         combine(model, {"default": 1, "plain": 1})
 
 
