@@ -93,9 +93,9 @@ def untie(model: Any) -> Any:
             own = nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad)
             setattr(module, attribute, own)
             owners[id(own)] = module
-    config = getattr(inner, "config", None)  # a plain module has none
+    config: Any = getattr(inner, "config", None)  # a plain module has none
     for each in (config, *(getattr(config, part, None) for part in getattr(config, "sub_configs", ()))):
-        if hasattr(each, "tie_word_embeddings"):
+        if each is not None and hasattr(each, "tie_word_embeddings"):
             each.tie_word_embeddings = False
     if hasattr(inner, "all_tied_weights_keys"):
         inner.all_tied_weights_keys = {}
