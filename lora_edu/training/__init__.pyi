@@ -9,6 +9,7 @@ from .config import step_rows as step_rows
 from .config import total_steps as total_steps
 from .instruments import Instruments as Instruments
 from .losses import causal_lm_loss as causal_lm_loss
+from .optimizers import loraplus_groups as loraplus_groups
 from .run import LossFunction as LossFunction
 from .run import LossSum as LossSum
 from .tensorboard import TensorBoard as TensorBoard

@@ -38,6 +38,12 @@ class TrainConfig:
         float | None, "Longer gradients are clipped to this norm; Python's None clips nothing."
     ] = 1.0
     weight_decay: Annotated[float, "AdamW's decay of what trains, a step and unit of learning rate."] = 0.0
+    loraplus_lr_ratio: Annotated[
+        float | None, "LoRA+: B's learning rate as a multiple of A's, which is learning_rate (Hayou et al. 2024)."
+    ] = None
+    loraplus_lr_embedding: Annotated[
+        float, "LoRA+: the learning rate of adapters at an embedding; the default is PEFT's."
+    ] = 1e-6
     seed: Annotated[int, "Seed of order, dropout and A."] = 0
     precision: Annotated[
         Literal["auto", "fp32", "bf16"],
@@ -65,14 +71,20 @@ class TrainConfig:
             raise ConfigError("save_every needs an output_dir to save to.")
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return asdict(self)
+        """As plain JSON values. LoRA+'s options only where they are not the defaults: what was told of a run before they were there stays true."""
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if not name.startswith("loraplus_") or value != type(self).__dataclass_fields__[name].default
+        }
 
     def decisive(self) -> dict[str, Any]:
         """What decides the run's steps. Not where or how often it saves, nor how a step is fitted into memory: the rows of a step are what
         counts, not how many go through the model at once, and checkpointed activations are the same activations."""
         rows = self.batch_size * self.gradient_accumulation_steps
-        how = ("output_dir", "save_every", "batch_size", "gradient_accumulation_steps", "gradient_checkpointing")
+        how = {"output_dir", "save_every", "batch_size", "gradient_accumulation_steps", "gradient_checkpointing"}
+        if self.loraplus_lr_ratio is None:
+            how.add("loraplus_lr_embedding")
         return {"rows a step": rows} | {name: value for name, value in self.to_dict().items() if name not in how}
 
     @classmethod
@@ -117,6 +129,8 @@ _POSSIBLE: dict[str, tuple[Callable[[Any], bool], str]] = {
     # NumPy's older generator takes 32 bits, and each process adds its own number.
     "seed": (lambda n: 0 <= n <= 4 * 10**9, "a whole number from 0 to 4,000,000,000"),
     "learning_rate": (lambda x: x > 0 and math.isfinite(x), "a positive number, such as 0.001"),
+    "loraplus_lr_ratio": (lambda x: x > 0 and math.isfinite(x), "a positive number, such as 16 (or None for one rate)"),
+    "loraplus_lr_embedding": (lambda x: x > 0 and math.isfinite(x), "a positive number, such as 0.000001"),
     "max_grad_norm": (lambda x: x > 0 and math.isfinite(x), "a positive number (or None for no clipping)"),
     "weight_decay": (lambda x: x >= 0 and math.isfinite(x), "a number of at least 0"),
     "warmup_ratio": (lambda x: 0 <= x < 1, "a share of the run, at least 0 and below 1"),

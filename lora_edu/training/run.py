@@ -20,6 +20,7 @@ from lora_edu.training.callbacks import Callback, History
 from lora_edu.training.config import TrainConfig, total_steps
 from lora_edu.training.folder import held
 from lora_edu.training.identity import run_identity
+from lora_edu.training.optimizers import new_optimizer
 from lora_edu.training.processes import distribute, new_accelerator, of_the_first
 from lora_edu.training.rng import State
 
@@ -80,9 +81,7 @@ class Run:
         self.accelerator = new_accelerator()
         self.model = distribute(self.accelerator, model)
         self.parameters = {name: p for name, p in unwrap(self.model).named_parameters() if p.requires_grad}
-        self.optimizer = torch.optim.AdamW(
-            self.parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
+        self.optimizer = new_optimizer(unwrap(self.model), self.parameters, config)
         self.total_steps = total_steps(len(examples), config)
         self.step = 0
         self.updating = False

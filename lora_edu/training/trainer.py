@@ -33,6 +33,7 @@ from lora_edu.training.config import TrainConfig, lr_factor, step_rows, steps_pe
 from lora_edu.training.context import progress_bar, run_context
 from lora_edu.training.failures import in_clear_words
 from lora_edu.training.folder import checkpoints
+from lora_edu.training.optimizers import set_rate
 from lora_edu.training.processes import any_process
 from lora_edu.training.rng import capture_rng, restore_rng
 from lora_edu.training.run import LossFunction, LossSum, Run, variant_hooks
@@ -208,8 +209,7 @@ class Trainer(Run):
         if not torch.isfinite(norm):
             raise self._bad_number("the loss is finite, but its gradient", micro_batches)
         rate = self.learning_rate * lr_factor(self.step, self.total_steps, self.config)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(self.optimizer, rate)
         self.updating = True
         self.optimizer.step()
         if hooks := variant_hooks(self.model):
