@@ -35,7 +35,7 @@ def train(
     task: Annotated[
         str | None,
         typer.Option(
-            help="A task of the course: identity, iso_dates, kjv, sentiment or general. Options after a colon: identity:name=Ada.",
+            help="A task of the course: identity, iso_dates, kjv, sentiment, intents, reminders or general. Options after a colon: identity:name=Ada.",
             rich_help_panel=_DATA,
         ),
     ] = None,
