@@ -16,8 +16,8 @@ from lora_edu.experiments.sweeps import Cell, Sweep, grid
 from lora_edu.tasks.digits import train_digits
 from lora_edu.training.optimizers import loraplus_groups
 
-R, EPOCHS = 8, 10
-STEPS = (4, 8, 16, 32, 64, 128, 210)  # of which the validation loss is kept; the last ends the run
+R, EPOCHS = 8, 6
+STEPS = (4, 8, 16, 32, 64, 126)  # of which the validation loss is kept; the last ends the run
 A_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 B_RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 
