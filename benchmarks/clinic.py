@@ -27,9 +27,7 @@ def begin() -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The base model's weights, and what is to be known of them with the charts so far."""
     try:
         weights, about = stored(NAME)
-        now = settings() | {
-            "fingerprint": fingerprint(base_model())
-        }  # charts hold it too, and it may be worked out otherwise now
+        now = settings() | {"fingerprint": fingerprint(base_model())}  # charts hold it too, and it may be worked out otherwise now
         if {key: about.get(key) for key in now} == now:
             return weights, about
         print("what is stored was made with other settings: the charts are made anew, on the same base model")

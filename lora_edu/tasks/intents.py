@@ -40,7 +40,7 @@ class Intents(Task):
     )
     recipe = Recipe(
         LoRAConfig(r=4, lora_alpha=8, target_modules=("q_proj", "v_proj")),
-        TrainConfig(learning_rate=2e-3, batch_size=4, max_steps=60, warmup_ratio=0.05),
+        TrainConfig(learning_rate=5e-3, batch_size=4, max_steps=120, warmup_ratio=0.05),
     )
 
     def ask(self, text: str) -> str:

@@ -26,6 +26,7 @@ FULL = "full"
 EPOCHS, ALPHA = 15, 16
 
 
+@cache
 def reader() -> nn.Module:
     """A network that has learnt to read upright digits: the base of this sweep."""
     return train_digits(network(), load_digits(), epochs=15)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lora_edu.adapters.config import LoRAConfig
+from lora_edu.adapters.finding import adapter_parameters
 from lora_edu.adapters.injection import inject
 from lora_edu.adapters.interference import mean_cosine, overlap
 from lora_edu.adapters.switching import set_adapter, set_scale
@@ -44,14 +45,26 @@ def seen(task: str) -> Digits:
     return digits._replace(x_train=other(digits.x_train), x_valid=other(digits.x_valid), x_test=other(digits.x_test))
 
 
-def pair(base: nn.Module, first: str, second: str, seed: int) -> nn.Module:
-    """A copy of `base` with the adapters "first" and "second", each trained alone on its task; both silent."""
-    model = copy.deepcopy(base)
+@cache
+def _trained(task: str, seed: int) -> dict[str, Tensor]:
+    """The factors of one adapter, trained alone on its view; a pair shares them with every other pair."""
+    model = copy.deepcopy(reader())
     with torch.random.fork_rng(devices=[]):
-        for number, (name, task) in enumerate((("first", first), ("second", second))):
-            torch.manual_seed(2 * seed + number)
-            inject(model, LoRAConfig(r=R, lora_alpha=ALPHA, target_modules=LAYERS), name)
-            train_digits(model, seen(task), lr=RATE, epochs=EPOCHS, seed=2 * seed + number)
+        torch.manual_seed(seed)
+        inject(model, LoRAConfig(r=R, lora_alpha=ALPHA, target_modules=LAYERS))
+        train_digits(model, seen(task), lr=RATE, epochs=EPOCHS, seed=seed)
+    return {name: factor.detach() for name, factor in adapter_parameters(model, "default").items()}
+
+
+def pair(base: nn.Module, first: str, second: str, seed: int) -> nn.Module:
+    """A copy of `base` with the adapters "first" and "second", each trained alone on its view; both silent."""
+    model = copy.deepcopy(base)
+    for number, (name, task) in enumerate((("first", first), ("second", second))):
+        inject(model, LoRAConfig(r=R, lora_alpha=ALPHA, target_modules=LAYERS), name)
+        trained = _trained(task, 2 * seed + number)
+        with torch.no_grad():
+            for own, factor in adapter_parameters(model, name).items():
+                factor.copy_(trained[f"{own.removesuffix(name)}default"])
     set_adapter(model, None)
     return model
 
