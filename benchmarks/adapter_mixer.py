@@ -1,9 +1,9 @@
-"""What AdapterMixer shows, measured: `python benchmarks/adapter_mixer.py`. Two stored adapters, three weights each, three methods. Chapter 07.
+"""What AdapterMixer shows, measured: `python benchmarks/adapter_mixer.py`. Two stored adapters, four weights each, three methods. Chapter 07.
 
 The adapters intents and reminders of three_adapters.py (seed 0). At every pair of weights: the loss and the score of both tasks on the first
-16 validation rows of each, and an answer to a question of each that is in no data. Where one weight is 0, "linear" is what "cat" is, and is
+20 validation rows of each, and an answer to a question of each that is in no data. Where one weight is 0, "linear" is what "cat" is, and is
 not measured twice. For each method the pair is chosen whose worse task keeps the largest share of its adapter's own score (then the lower
-sum of losses); the test rows, 32 of each task, are asked once: of the base, of each adapter, of the plain sum and of what was chosen.
+sum of losses); the test rows, 40 of each task, are asked once: of the base, of each adapter, of the plain sum and of what was chosen.
 
 Stored in lora_edu/experiments/stored/adapter_mixer.json. `--quick` is a rehearsal that stores nothing.
 """
@@ -24,10 +24,10 @@ from lora_edu.widgets import MixerData
 
 ADAPTERS = ("intents", "reminders")
 SCORES = ["share of right labels", "share of right objects"]
-WEIGHTS = (0, 0.5, 1)
+WEIGHTS = (0, 0.4, 0.7, 1)
 METHODS: dict[str, dict[str, Any]] = {"cat": {}, "linear": {}, "ties_svd": {"rank": 8, "density": 0.5}}
 ASKED = ("Make it a bit brighter on the balcony", "Remind Zelda to fold the laundry on Friday.")
-ROWS, TEST_ROWS = 16, 32
+ROWS, TEST_ROWS = 20, 40
 
 
 def main() -> None:
