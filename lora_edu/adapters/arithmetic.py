@@ -92,7 +92,7 @@ def product(rows: Tensor, W: Tensor) -> Tensor:
     """rows @ W in W's type, (n, out) by (out, in); where that type is emulated, in the type of the rows, some of W at a time."""
     if not emulated(W):
         return rows.to(W.dtype) @ W
-    return sum(r @ w.to(r.dtype) for r, w in zip(rows.split(_BLOCK, dim=1), W.split(_BLOCK)))  # type: ignore[return-value]
+    return sum(r @ w.to(r.dtype) for r, w in zip(rows.split(_BLOCK, dim=1), W.split(_BLOCK)))
 
 
 # -- one matrix --------------------------------------------------------------------------------------------------------
@@ -148,9 +148,12 @@ def forward(x: Tensor, m: Part) -> tuple[Tensor, Tensor | None, Tensor | None]:
 def backward(dy: Tensor, x: Tensor, m: Part, saved: Any, dx: Tensor | None = None, wanted: bool = True) -> Any:
     """From dy (n, out): dA (r, in), dB (out, r) and, where it is wanted, dx (n, in), added to the one given."""
     if emulated(dy):
-        wide = torch.float32
-        xw, mw, low = cast(x, wide), Part(*(cast(t, wide) for t in m[:4]), m.s, m.p), cast(saved[0], wide)
-        dA, dB, dx = backward(cast(dy, wide), xw, mw, (low, saved[1]), cast(dx, wide), wanted)
+
+        def up(t: Any) -> Any:
+            return cast(t, torch.float32)
+
+        in_fp32 = Part(up(m.W), up(m.b), up(m.A), up(m.B), m.s, m.p)
+        dA, dB, dx = backward(up(dy), up(x), in_fp32, (up(saved[0]), saved[1]), up(dx), wanted)
         return dA, dB, cast(dx, dy.dtype)
     if wanted:
         dx = dy @ m.W if dx is None else dx.addmm_(dy, m.W)

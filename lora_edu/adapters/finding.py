@@ -73,8 +73,8 @@ def base_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
                     kept[id(parameter)] = before
     seen: set[int] = set()
     for path, module in tree:
-        adapted = isinstance(module, LoRALayer)
-        for name, parameter in (module.base_layer if adapted else module).named_parameters(path, recurse=adapted):
+        inner = module.base_layer if isinstance(module, LoRALayer) else module
+        for name, parameter in inner.named_parameters(path, recurse=inner is not module):
             if of_base(name) and id(parameter) not in seen:
                 seen.add(id(parameter))
                 yield base_name(name), kept.get(id(parameter), parameter.data)

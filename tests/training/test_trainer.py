@@ -624,7 +624,7 @@ def test_a_run_in_bf16_casts_a_frozen_weight_once(settings, monkeypatch):
             adapted(), sentences(8), causal_lm_loss, config, collate=collate, progress=False, callbacks=[Look()]
         )
         if not copies:
-            monkeypatch.setattr(fused, "copies_kept", contextlib.nullcontext)
+            monkeypatch.setattr(arithmetic, "copies_kept", contextlib.nullcontext)
         runner.train()
         return weights(runner.model)
 
