@@ -30,3 +30,14 @@ def test_sgd_takes_other_steps_than_adamw():
     by_adam, by_sgd = (train_digits(copy.deepcopy(start), digits, epochs=1, momentum=m) for m in (None, 0.9))
     moved = [(end[2].weight - start[2].weight).abs() for end in (by_adam, by_sgd)]
     assert moved[0].median() > 0.1 * moved[0].max() and moved[1].median() < 0.1 * moved[1].max()
+
+
+def test_an_optimizer_of_ones_own_is_used_and_every_step_is_watched():
+    digits, seen = load_digits(), []
+    by_default, by_hand, slower = network(), network(), network()
+    train_digits(by_default, digits, lr=2e-3, epochs=1, watch=seen.append)
+    own = torch.optim.AdamW(by_hand.parameters(), lr=2e-3, weight_decay=0.0)
+    train_digits(by_hand, digits, epochs=1, optimizer=own)
+    train_digits(slower, digits, epochs=1, optimizer=torch.optim.AdamW(slower.parameters(), lr=1e-4, weight_decay=0.0))
+    assert seen == list(range(1, 22))  # 1,297 digits in batches of 64
+    assert torch.equal(by_default[0].weight, by_hand[0].weight) and not torch.equal(by_hand[0].weight, slower[0].weight)
