@@ -12,18 +12,36 @@ from lora_edu.tasks import get_task
 from lora_edu.training import step_rows, total_steps
 
 RATES = (1e-4, 1e-3, 1e-2)
-ASKED = ["untrained", *(f"lr 0.001 seed {seed}" for seed in SEEDS)]  # these were asked for answers, too
 RUNS = ["untrained", *(f"lr {rate:g} seed {seed}" for rate in RATES for seed in SEEDS)]
 
 
-def test_every_run_is_stored_on_all_300_rows():
+def mean_loss(tensors, rate):
+    sums = [tensors[f"lr {rate:g} seed {seed} valid"].double().sum(0) for seed in SEEDS]
+    return sum(float(nats / tokens) for nats, tokens in sums)
+
+
+def test_every_run_is_stored_on_the_100_validation_rows_that_choose():
     tensors, about = stored("first_run")
-    assert set(tensors) == {f"{run} loss" for run in RUNS} | {f"{run} exact" for run in ASKED}
-    assert all(tensors[f"{run} loss"].shape == (300, 2) and tensors[f"{run} loss"].isfinite().all() for run in RUNS)
-    assert all(tensors[f"{run} exact"].shape == (300,) and tensors[f"{run} exact"].dtype == torch.bool for run in ASKED)
-    assert all((tensors[f"{run} loss"][:, 1] == 11).all() for run in RUNS)  # ten characters and the end
+    of_runs = {f"{run} valid": tensors[f"{run} valid"] for run in RUNS}
+    assert all(sums.shape == (100, 2) and sums.isfinite().all() for sums in of_runs.values())
+    assert all((sums[:, 1] == 11).all() for sums in of_runs.values())  # ten characters and the end
     assert about["command"] == "python benchmarks/first_run.py"
     assert (tuple(about["rates"]), tuple(about["seeds"])) == (RATES, SEEDS)
+
+
+def test_only_the_chosen_rate_was_asked_the_300_test_rows():
+    tensors, about = stored("first_run")
+    assert about["chosen"] == min(RATES, key=lambda rate: mean_loss(tensors, rate))
+    assert min(RATES) < about["chosen"] < max(RATES)  # a best rate at the edge is no best rate
+    judged = ["untrained", *(f"lr {about['chosen']:g} seed {seed}" for seed in SEEDS)]
+    assert {key for key in tensors if not key.endswith(" valid")} == {
+        f"{run} {part}" for run in judged for part in ("loss", "exact")
+    }
+    assert all(tensors[f"{run} loss"].shape == (300, 2) and tensors[f"{run} loss"].isfinite().all() for run in judged)
+    assert all((tensors[f"{run} loss"][:, 1] == 11).all() for run in judged)
+    assert all(
+        tensors[f"{run} exact"].shape == (300,) and tensors[f"{run} exact"].dtype == torch.bool for run in judged
+    )
 
 
 def test_the_run_sees_four_rows_a_step_at_one_rate():
