@@ -6,7 +6,7 @@ import torch
 from small_rows import token_inspector
 from small_run import training_dashboard
 
-from lora_edu.experiments import Choice, Table
+from lora_edu.experiments import Choice, Table, grid
 from lora_edu.experiments.choices import ALL_LINEAR, NOTHING
 from lora_edu.widgets import (
     AdapterDial,
@@ -14,6 +14,7 @@ from lora_edu.widgets import (
     BudgetPainter,
     DataParallelPlanner,
     DialData,
+    KnobMap,
     MemoryBars,
     MixerData,
     RankDirections,
@@ -93,12 +94,23 @@ def mixer_data(**changes) -> MixerData:
     return MixerData(**(given | changes))
 
 
+def two_rates(**changes) -> Table:
+    """Invented losses of 3 × 3 rates at r = 8, lowest in the middle and falling with the steps; the run at the highest rates diverged."""
+    cells = grid(rate_A=(1e-3, 1e-2, 1e-1), rate_B=(1e-3, 1e-2, 1e-1))
+    far = torch.tensor([[abs(math.log10(cell[axis]) + 2) for axis in ("rate_A", "rate_B")] for cell in cells]).sum(1)
+    end = (0.2 + 0.3 * far)[:, None] + torch.tensor([0.0, 0.01, 0.02])  # (cells, seeds)
+    end[-1, 0] = math.nan
+    metrics = {"valid_loss_4": 5 * end, "valid_loss_64": end, "valid": 1 - end / 5}
+    return Table(cells, [0, 1, 2], metrics, torch.ones_like(end), {"settings": {"r": 8}} | changes)
+
+
 MAKERS = {
     "ShapesAndStarts": ShapesAndStarts,
     "RankDirections": RankDirections,
     "RankSlider": rank_slider,
     "AdapterDial": lambda: AdapterDial(dial_data(), ask=lambda prompt, scale: f"{prompt} at {scale}"),
     "AdapterMixer": lambda: AdapterMixer(mixer_data()),
+    "KnobMap": lambda: KnobMap(two_rates()),
     "MemoryBars": MemoryBars,
     "BudgetPainter": lambda: BudgetPainter(budget_grid()),
     "SpectrumExplorer": spectrum_explorer,

@@ -7,6 +7,7 @@ from lora_edu.widgets.dashboard import TrainingDashboard
 from lora_edu.widgets.data_parallel import DataParallelPlanner
 from lora_edu.widgets.dial import AdapterDial, DialData
 from lora_edu.widgets.directions import RankDirections
+from lora_edu.widgets.knob_map import KnobMap, Knobs
 from lora_edu.widgets.memory import MemoryBars
 from lora_edu.widgets.ranks import RankSlider
 from lora_edu.widgets.shapes import ShapesAndStarts
@@ -19,6 +20,8 @@ __all__ = [
     "BudgetPainter",
     "DataParallelPlanner",
     "DialData",
+    "KnobMap",
+    "Knobs",
     "MemoryBars",
     "MixerData",
     "RankDirections",
