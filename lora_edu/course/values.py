@@ -142,7 +142,8 @@ def _stacked(value: Any) -> torch.Tensor:
         return torch.stack([part if isinstance(part, torch.Tensor) else _stacked(part) for part in value])
     if isinstance(value, str | bytes | bool | int | float) or not hasattr(value, "__len__"):
         raise TypeError
-    return torch.tensor(np.asarray(value, dtype=float) if isinstance(value, list | tuple) else np.asarray(value))
+    array = np.asarray(value, dtype=float) if isinstance(value, list | tuple) else np.asarray(value)
+    return torch.tensor(array.copy(order="C"))  # a copy: an array turned round has negative strides, which torch refuses
 
 
 def same(got: float, want: float, rtol: float = SINGLE) -> bool:

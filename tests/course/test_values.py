@@ -97,7 +97,7 @@ LIKE = torch.ones(2, 3, dtype=torch.float64)
     "value",
     [
         LIKE.float(), LIKE.int(), LIKE.bool(), LIKE.numpy(), LIKE.tolist(), [[1, 1, 1], [1, 1, 1]], list(LIKE), tuple(LIKE), list(LIKE.numpy()),
-        torch.nn.Parameter(LIKE), LIKE.to_sparse(), [[torch.tensor(1.0)] * 3] * 2,
+        torch.nn.Parameter(LIKE), LIKE.to_sparse(), [[torch.tensor(1.0)] * 3] * 2, LIKE.numpy()[::-1], LIKE.numpy().T[:, ::-1].T,
     ],
 )  # fmt: skip
 def test_a_tensor_of_any_kind(value):
