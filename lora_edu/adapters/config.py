@@ -69,7 +69,8 @@ class LoRAConfig:
     base_model_name_or_path: Annotated[str | None, "The base that the adapter belongs to; `save` fills it in."] = None
     ensure_weight_tying: Annotated[bool, "PEFT's switch for tied tables; only read from folders that have it."] = False
     variant: Annotated[
-        variants.Variant | None, "Another arithmetic than plain LoRA's: see lora_edu.adapters.variants (chapter 10)."
+        variants.Variant | Any,  # or its name, which becomes one
+        f"Another kind of LoRA, by name: {', '.join(variants.names())}; settings as NAME:key=value,… (chapter 10).",
     ] = None
 
     def __post_init__(self) -> None:
@@ -98,8 +99,9 @@ class LoRAConfig:
             raise ConfigError(f"lora_dropout={_quoted(p)}: a probability in [0, 1); 0 switches it off")
         if isinstance(self.init_lora_weights, str) and self.init_lora_weights.startswith(_STARTS_IN_THE_BASE):
             raise ConfigError(
-                f"init_lora_weights={_quoted(self.init_lora_weights)} takes the factors out of the base, which is then another one: have "
-                "PEFT write it as plain LoRA (save_pretrained with path_initial_model_for_weight_conversion), and load that"
+                f"init_lora_weights={_quoted(self.init_lora_weights)} takes the factors out of the base, which is then another one. To start "
+                f"so here, where the base stays: variant=…, one of {', '.join(variants.names())}. For a folder that PEFT wrote so: have PEFT "
+                "write it as plain LoRA (save_pretrained with path_initial_model_for_weight_conversion), and load that"
             )
         if self.init_lora_weights is not True and self.init_lora_weights != "gaussian":
             raise ConfigError(
@@ -111,6 +113,12 @@ class LoRAConfig:
         for key in ("task_type", "base_model_name_or_path"):
             if not isinstance(getattr(self, key), str | None):
                 raise ConfigError(f"{key}={_quoted(getattr(self, key))}: a string, or nothing")
+        if isinstance(self.variant, str):
+            object.__setattr__(self, "variant", variants.named(self.variant) if self.variant else None)
+        if not isinstance(self.variant, variants.Variant | None):
+            raise ConfigError(f"variant={_quoted(self.variant)}: a name, such as {variants.names()[0]!r}, or nothing")
+        if self.variant:
+            self.variant.check(self)
 
     def _check_names(self) -> None:
         """What names modules: of the right form, and every regular expression one that ends."""

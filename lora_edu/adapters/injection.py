@@ -5,7 +5,7 @@ and never reads a file (law 9).
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,13 +60,15 @@ def install(
     variant = config.variant
     if variant and variant.needs_data and data is None and not empty:
         raise ConfigError(f"{type(variant).__name__} starts from data: inject(model, config, data=batches)")
+    tree = dict(outside(model))
+    if variant and variant.reads_base:
+        _refuse_quantised(tree, targets, type(variant).__name__)
     slots = {target.name: variant.slots(target) if variant else {} for target in targets}
     shared = variant.shared(targets) if variant else {}
     for each in (*slots.values(), shared):
         check_slots(each, type(variant).__name__)
     config = replace(config, fan_in_fan_out=any(t.kind == "conv1d" for t in targets))
     trained = [p for _, m in everywhere(model) for p in m._parameters.values() if p is not None and p.requires_grad]
-    tree = dict(outside(model))
 
     for parameter in trained:
         parameter.requires_grad_(False)
@@ -128,6 +130,18 @@ def check_name(state: AdapterState, name: str) -> None:
             f"{name!r} cannot name an adapter: it becomes part of parameter names and a folder's name, so it must not be empty or "
             "hold a dot or a slash"
         )
+
+
+def _refuse_quantised(tree: Mapping[str, nn.Module], targets: Sequence[Target], what: str) -> None:
+    """Raise ConfigError where a variant computes with W₀ and the base holds codes."""
+    for target in targets:
+        layer: Any = tree[target.name]
+        weight = (layer.base_layer if isinstance(layer, LoRALayer) else layer).weight
+        if not weight.is_floating_point() or hasattr(weight, "quant_state"):
+            raise ConfigError(
+                f"{what} computes with the weights themselves, and {target.name} is quantised: load the base in full precision, or "
+                "leave the variant out (plain LoRA trains on a quantised base)"
+            )
 
 
 def _share(layers: Mapping[str, LoRALayer], shared: Mapping[str, Slot], name: str) -> None:

@@ -51,24 +51,29 @@ def save(model: nn.Module, folder: str | Path, name: str = DEFAULT) -> Path:
     folder = Path(folder) if name == DEFAULT else Path(folder) / name
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is a file: name a folder")
-    config, keys = written(model, name, state.configs[name])
-    tensors = {}
-    for n, tensor in {**adapter_parameters(model, name), **adapter_buffers(model, name)}.items():
-        key = keys.get(n) if config.variant and ".copies." not in n else disk_key(n, name)
-        if key is not None:  # what a variant makes again is not written
-            tensors[key] = whole(tensor.detach()).cpu().contiguous()
+    config, tensors = content(model, name)
+    tensors = {key: tensor.cpu().contiguous() for key, tensor in tensors.items()}
     metadata = {"format": "pt", FINGERPRINT: fingerprint(model)}
     if whole_modules := [path for path, module in saved_modules(model).items() if name in module.copies]:
         metadata[FROZEN] = fingerprint(model, whole_modules)
     if (grown := resized(model)) is not None:
         metadata[_ROWS] = str(grown[0])
         tensors |= _tables(model, grown[1], tensors)
-    if config.variant:
-        config, tensors = config.variant.to_disk(config, tensors)
     if distributed.is_available() and distributed.is_initialized() and distributed.get_rank() > 0:
         return folder
     write(folder, tensors, config.to_dict(), metadata)
     return folder
+
+
+def content(model: nn.Module, name: str) -> tuple[LoRAConfig, dict[str, Tensor]]:
+    """What `save` writes of the adapter itself: its configuration and {key in the file: tensor}, where the model has them."""
+    config, keys = written(model, name, state_of(model).configs[name])
+    tensors = {}
+    for n, tensor in {**adapter_parameters(model, name), **adapter_buffers(model, name)}.items():
+        key = keys.get(n) if config.variant and ".copies." not in n else disk_key(n, name)
+        if key is not None:  # what a variant makes again is not written
+            tensors[key] = whole(tensor.detach())
+    return config.variant.to_disk(config, tensors) if config.variant else (config, tensors)
 
 
 def load(

@@ -25,7 +25,7 @@ MOST_EPOCHS = 20
 
 # What `save` and `--out` decide, or the model itself.
 NO_FLAG = {
-    LoRAConfig: ("fan_in_fan_out", "base_model_name_or_path", "ensure_weight_tying", "variant"),
+    LoRAConfig: ("fan_in_fan_out", "base_model_name_or_path", "ensure_weight_tying"),
     TrainConfig: ("output_dir",),
 }
 
@@ -202,7 +202,7 @@ def _what_runs(lora: LoRAConfig, trainer: Any) -> str:
     targets = lora.target_modules if isinstance(lora.target_modules, str) else ",".join(lora.target_modules)
     scale = "α/√r" if lora.use_rslora else "α/r"
     lines = [
-        f"Adapter: r {lora.r}, α {lora.lora_alpha:g} (scale {scale}), dropout {lora.lora_dropout:g}, on {targets}",
+        f"Adapter: {type(lora.variant).__name__ if lora.variant else 'LoRA'}, r {lora.r}, α {lora.lora_alpha:g} (scale {scale}), dropout {lora.lora_dropout:g}, on {targets}",
         f"Run: {counted(steps, 'step')} of {counted(plan.batch_size * plan.gradient_accumulation_steps, 'row')}, learning rate "
         f"{plan.learning_rate:g} ({plan.scheduler}), weight decay {plan.weight_decay:g}, {trainer.precision}, seed {plan.seed}",
     ]

@@ -54,7 +54,7 @@ def test_impossible_settings_are_refused_by_name(settings, words):
     [
         ({"peft_type": "IA3"}, "IA3"),
         ({"bias": "all"}, "bias"),
-        ({"use_dora": True}, "use_dora"),
+        ({"use_bdlora": True}, "use_bdlora"),
         ({"trainable_token_indices": [1]}, "trainable_token_indices"),
         ({"rr": 3}, "rr"),
     ],

@@ -125,8 +125,8 @@ def damage(folder, fault):
         (folder / WEIGHTS).rename(folder / "adapter_model.bin")
     elif fault == "json":
         (folder / CONFIG).write_text("{")
-    elif fault == "dora":
-        (folder / CONFIG).write_text(json.dumps({"use_dora": True}))
+    elif fault == "other arithmetic":
+        (folder / CONFIG).write_text(json.dumps({"use_bdlora": True}))
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def damage(folder, fault):
         ("no weights", "no adapter_model.safetensors"),
         ("pickle", "pickle"),
         ("json", "adapter_config.json"),
-        ("dora", "use_dora"),
+        ("other arithmetic", "use_bdlora"),
     ],
 )
 def test_law_7_a_file_that_does_not_fit_is_refused_and_nothing_is_half_loaded(tmp_path, fault, words):

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from lora_edu import cli
 from lora_edu.adapters import LoRAConfig
+from lora_edu.adapters.variants.dora import DoRA
 from lora_edu.cli import COMMANDS, app, doctor
 from lora_edu.cli.options import read
 from lora_edu.cli.train import NO_FLAG
@@ -129,7 +130,7 @@ def test_eval_names_the_rows_that_the_model_cannot_read(model, tmp_path):
 
 def test_train_says_what_runs_and_what_to_do_next(adapter):
     words = (adapter.parent / "said").read_text()
-    assert "Adapter: r 3, α 10 (scale α/r), dropout 0, on q_proj,v_proj" in words
+    assert "Adapter: LoRA, r 3, α 10 (scale α/r), dropout 0, on q_proj,v_proj" in words
     assert "Run: 40 steps of 8 rows, learning rate 0.02 (cosine), weight decay 0, fp32, seed 0" in words
     assert f"Next: lora-edu eval {adapter} --against-base (the 4 rows held out" in words
     assert "So few steps" not in words
@@ -153,14 +154,14 @@ def test_every_option_of_the_configurations_has_its_flag():
                 assert len(options[field.name].help) > 10
     given = {
         "exclude_modules": "lm_head,k_proj", "layers_to_transform": "0,2", "rank_pattern": "q_proj=4,v_proj=2", "use_rslora": True,
-        "alpha_pattern": "q_proj=4.5", "modules_to_save": "lm_head", "init_lora_weights": "gaussian", "target_modules": "q_proj,v_proj",
+        "alpha_pattern": "q_proj=4.5", "modules_to_save": "lm_head", "init_lora_weights": "gaussian", "variant": "dora", "target_modules": "q_proj,v_proj",
         "lora_alpha": 3.0, "lora_dropout": 0.1, "r": 2, "task_type": "SEQ_CLS", "layers_pattern": "layers",
     }  # fmt: skip
     config = LoRAConfig(**read(LoRAConfig, given))
     assert config == LoRAConfig(
         r=2, lora_alpha=3.0, lora_dropout=0.1, target_modules=("q_proj", "v_proj"), exclude_modules=("lm_head", "k_proj"),
         layers_to_transform=(0, 2), rank_pattern={"q_proj": 4, "v_proj": 2}, alpha_pattern={"q_proj": 4.5}, use_rslora=True,
-        modules_to_save=("lm_head",), init_lora_weights="gaussian", task_type="SEQ_CLS", layers_pattern="layers",
+        modules_to_save=("lm_head",), init_lora_weights="gaussian", variant=DoRA(), task_type="SEQ_CLS", layers_pattern="layers",
     )  # fmt: skip
     assert set(given) == {field.name for field in fields(LoRAConfig)} - set(NO_FLAG[LoRAConfig])
     for name, text in (("rank_pattern", "q_proj"), ("rank_pattern", "q=x"), ("layers_to_transform", "one")):
@@ -181,10 +182,14 @@ def test_more_of_the_run_can_be_said_on_the_command_line(model, data, tmp_path):
         0.5,
         "--warmup-steps",
         2,
+        "--variant",
+        "dora",
     ]
     result = run(*TRAIN, "--model", model, "--data", data, "--steps", 4, *more, "--packing", "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     kept = yaml.safe_load((tmp_path / "out" / "run.yaml").read_text())
+    assert "Adapter: DoRA, r " in said(result) and kept["variant"] == "dora"
+    assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["use_dora"] is True
     assert kept["keep_best"] is True and kept["patience"] == 3 and kept["packing"] is True and kept["warmup_steps"] == 2
     again = run("train", "--resume", tmp_path / "out")
     assert again.exit_code == 0 and "had ended already" in said(again) and "step in" not in said(again)

@@ -19,8 +19,8 @@ The layers know of no variant; they ask the adapter's configuration for one (`Lo
             low = F.linear(layer.dropped(name, x), layer.tensor("lora_A", name)) * layer.tensor("lora_d", name)
             return F.linear(low, layer.tensor("lora_B", name)) * layer.scalings[name]
 
-        def delta(self, layer, name):              # ΔW (out, in): what a merge adds
-            return layer.scalings[name] * (layer.tensor("lora_B", name) * layer.tensor("lora_d", name)) @ layer.tensor("lora_A", name)
+        def factors(self, layer, name):            # (A, B) with ΔW = B A, s inside: what a merge adds, and what `convert` cuts
+            return layer.tensor("lora_A", name), layer.scalings[name] * layer.tensor("lora_B", name) * layer.tensor("lora_d", name)
 
         def to_config(self):                       # what adapter_config.json says of it, in PEFT's words where PEFT has it
             return {"use_diagonal": True, "start_at": self.start_at}
@@ -29,10 +29,14 @@ The layers know of no variant; they ask the adapter's configuration for one (`Lo
         def from_config(cls, content):             # the reverse; None for any other adapter. Takes the keys that it read.
             return cls(content.pop("start_at", 1.0)) if content.pop("use_diagonal", False) else None
 
+It is chosen by its file's name, in Python, on the command line and in a YAML file alike, settings behind a colon:
+`LoRAConfig(variant="diagonal:start_at=0.5")` is `LoRAConfig(variant=Diagonal(0.5))`.
+
 Two rules keep every law true. `update` and `delta` are *additions* to the base layer as it stands, so that the dial multiplies them,
 several adapters add up, `disabled` is the base, and merge and unmerge are the layers' own. A layer whose adapter has a variant never
 takes the fused path. What else there is to change: `shared` (tensors that all layers have in common), `start` (values from data or from
-gradients), `penalty` (a term of the loss), `after_step` (a change after each optimiser step), `delta_bias`, `key`, `to_disk`.
+gradients), `penalty` (a term of the loss), `after_step` (a change after each optimiser step), `delta` (for a ΔW of full rank),
+`delta_bias`, `key`, `to_disk`, `check` (what it does not go with).
 
 Who trains calls `variant_loss(model)` before the backward pass and `after_step(model, step, steps)` after the optimiser's step, while
 the gradients are still there; both are in `lora_edu.adapters` and do nothing for plain LoRA. The `Trainer` calls them, and keeps in its
@@ -41,14 +45,15 @@ checkpoints what a variant has and does not train.
 
 from __future__ import annotations
 
+import ast
 import importlib
 import pkgutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from lora_edu.adapters.places import Target
-from lora_edu.errors import AdapterError
+from lora_edu.errors import AdapterError, ConfigError
 
 if TYPE_CHECKING:  # a configuration, and with it the command line's --help, is read without torch
     from torch import Tensor, nn
@@ -58,12 +63,21 @@ class Layer(Protocol):
     """What a variant may use of the layer that it is on (`adapters.layer.LoRALayer`)."""
 
     base_layer: Any
+    state: Any  # of all layers together: `state.configs[name]` is the adapter's configuration
     scalings: dict[str, float]  # s = α/r (α/√r) of each adapter
     dropouts: dict[str, float]
+    training: bool
 
     @property
     def shape(self) -> tuple[int, int]:
         """(out, in)."""
+
+    @property
+    def bias(self) -> Tensor | None:
+        """(out,), or None."""
+
+    def oriented(self, matrix: Tensor) -> Tensor:
+        """(out, in) ↔ as the base stores its weight."""
 
     def tensor(self, slot: str, name: str) -> nn.Parameter:
         """The tensor `slot` of the adapter `name`."""
@@ -100,6 +114,10 @@ class Variant:
 
     kinds: ClassVar[tuple[str, ...]] = ("linear", "conv1d")  # layers that it can be put on: also "embedding"
     needs_data: ClassVar[bool] = False  # whether `start` wants batches: inject(model, config, data=batches)
+    reads_base: ClassVar[bool] = False  # whether it computes with W₀'s numbers, which a quantised base does not have
+
+    def check(self, config: Any) -> None:
+        """Raise ConfigError, with the reason, for a `LoRAConfig` that this does not go with."""
 
     # -- tensors ------------------------------------------------------------------------------------------------------
     def slots(self, target: Target) -> dict[str, Slot]:
@@ -121,16 +139,25 @@ class Variant:
 
     def reset(self, layer: Layer, name: str) -> None:
         """Values of one layer's own tensors at the start, such that ΔW = 0."""
-        layer.reset_factors(layer.tensor("lora_A", name), layer.tensor("lora_B", name), True)
+        init = layer.state.configs[name].init_lora_weights
+        layer.reset_factors(layer.tensor("lora_A", name), layer.tensor("lora_B", name), init)
 
     # -- arithmetic ----------------------------------------------------------------------------------------------------
     def update(self, layer: Layer, name: str, x: Tensor, base_output: Tensor) -> Tensor:
         """Δy (..., out), which is added to the base layer's output `base_output` (bias included), as trained (dial = 1)."""
         raise NotImplementedError
 
+    def factors(self, layer: Layer, name: str) -> tuple[Tensor, Tensor] | None:
+        """A (k, in) and B (out, k) with ΔW = B A, s inside; None where ΔW has no low rank, and `delta` says what it is."""
+        return None
+
     def delta(self, layer: Layer, name: str) -> Tensor:
         """ΔW (out, in) such that Δy = x ΔWᵀ (+ delta_bias), in the tensors' own precision."""
-        raise NotImplementedError
+        thin = self.factors(layer, name)
+        if thin is None:
+            raise NotImplementedError
+        A, B = thin
+        return B @ A
 
     def delta_bias(self, layer: Layer, name: str) -> Tensor | None:
         """What is added to the bias (out,), for a variant that changes it."""
@@ -174,10 +201,42 @@ def register(kind: _Kind) -> _Kind:
     return kind
 
 
+def names() -> list[str]:
+    """What variants are called: the files of this folder."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+
+def named(text: str) -> Variant:
+    """The variant that a text means: its file's name, and settings behind a colon: "dora", "adalora:target_r=4,init_r=8".
+
+    Raises ConfigError for a name, a setting or a value that is none.
+    """
+    name, _, rest = text.strip().partition(":")
+    if name not in names():
+        raise ConfigError(f"variant={text!r}: there are {', '.join(names())}")
+    module = importlib.import_module(f"{__name__}.{name}")
+    kind = next(kind for kind in VARIANTS if kind.__module__ == module.__name__)
+    known = [f.name for f in fields(kind)]
+    settings = {}
+    for word in filter(None, (word.strip() for word in rest.split(","))):
+        key, mark, value = word.partition("=")
+        if not mark or key not in known:
+            raise ConfigError(f"variant={text!r}: {name} takes {', '.join(f'{k}=…' for k in known) or 'no settings'}")
+        settings[key] = _value(value)
+    return kind(**settings)
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text.capitalize() if text.lower() in ("true", "false", "none") else text)
+    except (ValueError, SyntaxError):
+        return text
+
+
 def from_config(content: dict[str, Any]) -> Variant | None:
     """The variant that a configuration describes, its keys taken out; None for plain LoRA. Reads every file of this folder."""
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
+    for name in names():
+        importlib.import_module(f"{__name__}.{name}")
     for kind in VARIANTS:
         if (found := kind.from_config(content)) is not None:
             return found

@@ -112,6 +112,10 @@ class Matrix:
         dropout = False
         if isinstance(module, LoRALayer):
             for name, _ in module.active_adapters():
+                if name in module.variants:
+                    raise ConfigError(
+                        f"What {type(module.variants[name]).__name__} keeps for the backward pass is not worked out here: measure_memory() counts it."
+                    )
                 A = module.factors[0][name]
                 if A.requires_grad:  # a frozen adapter adds to the output and wants nothing remembered
                     rank, adapters, dropout = rank + A.shape[0], adapters + 1, dropout or module.dropouts[name] > 0

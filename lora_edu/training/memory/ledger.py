@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lora_edu.adapters import save_load as checkpoint
 from lora_edu.adapters.config import LoRAConfig
-from lora_edu.adapters.finding import adapter_buffers, adapter_names, adapter_parameters, saved_modules, state_of
+from lora_edu.adapters.finding import adapter_names, saved_modules, state_of
 from lora_edu.adapters.injection import inject
 from lora_edu.errors import ConfigError
 from lora_edu.models.modules import checkpointing, modes
@@ -151,7 +151,7 @@ def predict_memory(
     rows differ in length. autocast: bf16 autocast, as the trainer's precision="bf16".
 
     Weights, gradients, optimiser and file are exact; activations are worked out by `predict_activations`. Raises ConfigError for an
-    unknown name and for a model that is not Llama-shaped.
+    unknown name, for a model that is not Llama-shaped, and for a variant of LoRA, which keeps other things (`measure_memory` counts them).
     """
     if isinstance(model, str):
         model = sketch(model, lora, dtype)
@@ -224,8 +224,7 @@ def file_bytes(model: nn.Module) -> int:
     """Exact size of the safetensors file that holds what trained: the active adapter, or else every weight. Chapter 07."""
     if adapter_names(model):
         name = next(iter(state_of(model).active))
-        held = adapter_parameters(model, name) | adapter_buffers(model, name)
-        tensors = {checkpoint.disk_key(key, name): tensor for key, tensor in held.items()}
+        _, tensors = checkpoint.content(model, name)
         metadata = {"format": "pt", checkpoint.FINGERPRINT: "0" * 16}
         if any(name in module.copies for module in saved_modules(model).values()):
             metadata[checkpoint.FROZEN] = "0" * 16
