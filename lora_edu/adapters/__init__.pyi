@@ -25,6 +25,10 @@ from .merging import MergeReport as MergeReport
 from .merging import merge as merge
 from .merging import unmerge as unmerge
 from .merging import untie as untie
+from .neighbours.attaching import attach as attach
+from .neighbours.attaching import exemptions as exemptions
+from .neighbours.attaching import trainable_count as trainable_count
+from .neighbours.ia3 import IA3 as IA3
 from .places import Target as Target
 from .resizing import ResizeReport as ResizeReport
 from .resizing import resize as resize

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lora_edu.adapters.config import LoRAConfig
+from lora_edu.adapters.neighbours import ia3  # noqa: F401  (so that their folders are known)
 from lora_edu.errors import CheckpointError
 from lora_edu.files import room_for
 

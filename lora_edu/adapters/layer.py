@@ -213,6 +213,9 @@ class LoRALayer(nn.Module):
                 f"the base weight is quantised ({weight.dtype}): rounding it again would erase most of the update; "
                 "load the base in full precision, put the adapter on it, and merge there"
             )
+        for name, _ in self.active_adapters():
+            if name in self.variants and (reason := self.variants[name].unmergeable):
+                raise MergeError(reason)
         if self.bias is None and self._added_bias() is not None:
             raise MergeError("the adapter changes the bias, and this layer has none: it cannot be merged")
         for name, _ in self.active_adapters():

@@ -83,6 +83,8 @@ class LoRALinear(LoRALayer):
         """x (..., in) → (..., out), in the base layer's dtype."""
         if fused.is_on() and (part := self.fused_part()) is not None and fused.applies(x, part):
             return fused.linear(x, part)  # the same numbers, with less kept for the backward pass
+        if self.variants and (y := self._alone(x)) is not None:
+            return y
         base_output = self.base_layer(x)  # (..., out), bias included: the update never touches it
         if self.merged or not self.state.active:
             return base_output
@@ -97,6 +99,14 @@ class LoRALinear(LoRALayer):
             low = F.linear(h, A)  # (..., r): x Aᵀ, and never the (out, in) matrix B A
             y = torch.add(y, F.linear(low, B), alpha=s)  # (..., out)
         return y.to(base_output.dtype)
+
+    def _alone(self, x: Tensor) -> Tensor | None:
+        """The output by a variant's shorter way, where it has one and is the only one that speaks."""
+        active = self.active_adapters()
+        if self.merged or len(active) != 1 or active[0][0] not in self.variants:
+            return None
+        [(name, s)] = active
+        return self.variants[name].alone(self, name, x, s / self.scalings[name])
 
 
 class LoRAEmbedding(LoRALayer):

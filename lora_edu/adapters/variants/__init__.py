@@ -113,6 +113,7 @@ class Variant:
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("linear", "conv1d")  # layers that it can be put on: also "embedding"
+    unmergeable: ClassVar[str] = ""  # why it cannot be merged, for a variant that is no change of the weight
     needs_data: ClassVar[bool] = False  # whether `start` wants batches: inject(model, config, data=batches)
     reads_base: ClassVar[bool] = False  # whether it computes with W₀'s numbers, which a quantised base does not have
 
@@ -146,6 +147,10 @@ class Variant:
     def update(self, layer: Layer, name: str, x: Tensor, base_output: Tensor) -> Tensor:
         """Δy (..., out), which is added to the base layer's output `base_output` (bias included), as trained (dial = 1)."""
         raise NotImplementedError
+
+    def alone(self, layer: Layer, name: str, x: Tensor, dial: float) -> Tensor | None:
+        """The layer's whole output (..., out) where this adapter is the only one that speaks, at `dial`, if there is a shorter way to it."""
+        return None
 
     def factors(self, layer: Layer, name: str) -> tuple[Tensor, Tensor] | None:
         """A (k, in) and B (out, k) with ΔW = B A, s inside; None where ΔW has no low rank, and `delta` says what it is."""
