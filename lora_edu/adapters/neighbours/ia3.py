@@ -93,18 +93,16 @@ class IA3(Variant):
         tensors = layer.tensors(name)
         if OUTPUT in tensors:
             return base_output * (tensors[OUTPUT][:, 0] - 1)  # (..., out)
-        bias = getattr(layer.base_layer, "bias", None)
+        bias = layer.bias
         product = layer.base_layer((x * (tensors[INPUT][0] - 1)).to(x.dtype))  # (..., out)
         return product if bias is None else product - bias
 
     def delta(self, layer: Layer, name: str) -> Tensor:
         [factor] = layer.tensors(name).values()  # (out, 1) or (1, in): it spreads over the matrix by itself
-        weight = layer.base_layer.weight
-        oriented: Any = layer
-        return oriented.oriented(weight).to(factor.dtype) * (factor - 1)
+        return layer.oriented(layer.base_layer.weight).to(factor.dtype) * (factor - 1)
 
     def delta_bias(self, layer: Layer, name: str) -> Tensor | None:
-        factor, bias = layer.tensors(name).get(OUTPUT), getattr(layer.base_layer, "bias", None)
+        factor, bias = layer.tensors(name).get(OUTPUT), layer.bias
         return None if factor is None or bias is None else (factor[:, 0] - 1) * bias
 
     # -- PEFT's folder ------------------------------------------------------------------------------------------------
