@@ -14,7 +14,7 @@ from lora_edu.training import TrainConfig, Trainer, causal_lm_loss
 from lora_edu.training.config import step_rows
 
 STEPS = 4
-KINDS = {"shares a tensor": VeRA(), "acts after steps": AdaLoRA(), "dora": "dora"}
+KINDS = {"shares a tensor": VeRA(), "acts after steps": AdaLoRA(), "dora": "dora", "pissa": "pissa"}
 
 
 def with_variant(variant, dropout: float = 0.0) -> nn.Module:

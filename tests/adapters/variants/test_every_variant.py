@@ -25,7 +25,7 @@ from lora_edu.adapters import (
 from lora_edu.adapters.variants import names
 
 PLACES = {"r": 3, "lora_alpha": 7, "target_modules": ["q_proj", "v_proj", "down_proj"]}
-SETTINGS = {"dora": {}}  # of each variant: what its LoRAConfig has beside PLACES and its name
+SETTINGS = {"dora": {}, "olora": {}, "pissa": {}}  # of each variant: what its LoRAConfig has beside PLACES and its name
 VARIANTS = {"plain": {}, **SETTINGS}
 
 
@@ -147,7 +147,11 @@ CLAIMS = [
     no_tensor_is_shared,
     update_of_rank_r,
 ]
+_TAKEN = "its start is taken out of W₀; so that the base stays, it is written as plain LoRA of twice the rank, whose sums are rounded otherwise"
+_TWICE = "B A − B₀ A₀ has rank 2r"
 EXEMPT = {
+    **{(name, save_and_load_bit_for_bit): _TAKEN for name in ("olora", "pissa")},
+    **{(name, update_of_rank_r): _TWICE for name in ("olora", "pissa")},
     ("dora", update_of_rank_r): "it changes the length of every row of W₀, and W₀ has full rank",
 }
 
