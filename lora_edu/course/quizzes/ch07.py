@@ -12,7 +12,7 @@ QUIZ = Quiz(
             (
                 Option("half the sum of both changes", "That would be ½(B₁A₁ + B₂A₂). The product of the means has B₁A₂ and B₂A₁ in it as well."),
                 Option("a change that also holds B₁A₂ and B₂A₁, which nobody trained", "(B₁ + B₂)(A₁ + A₂) / 4 is four products. Two of them pair the ears of one adapter with the mouth of the other.", True),
-                Option("the same change as either, if both were trained on the same task", "Two runs from two seeds can hold nearly the same change in quite different factors."),
+                Option("the same change as either, if both were trained on the same task", "Even one and the same change has endlessly many pairs of factors, and their means are different changes."),
             ),
         ),
         Item(
