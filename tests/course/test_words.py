@@ -21,6 +21,9 @@ FORMS = {
 LEFT_OUT = {
     ("factors A and B", "01"): "as in arithmetic",
     ("factors A and B", "02"): "as in arithmetic",
+    ("overlap", "00"): "of two ranges of numbers",
+    ("overlap", "02"): "of two ranges of numbers",
+    ("overlap", "04"): "of two ranges of numbers",
 }
 
 
