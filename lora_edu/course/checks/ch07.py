@@ -115,7 +115,7 @@ def _sums(adapters: Sequence[Adapter]) -> dict[str, list[Tensor]]:
     minutes=8,
     task="Write `add_up(adapters)`. `adapters` is a list of (A, B, s, w): the factors, A (r, in) and B (out, r), the scale and a weight of your "
     "choice; ranks may differ. Return one pair (A, B), to be used with scale 1, whose product B A is Σ w·s·B A of all of them, "
-    "and whose rank is no more than the ranks together.",
+    "with no more rows in A than all the A's together have.",
     wants="add_up",
     shows="One adapter, exactly the weighted sum, for one, two and three of them, with weights of zero and below too.",
     hints=(
@@ -152,6 +152,7 @@ def add_up(function: Callable[[list[Adapter]], Any]) -> None:
         raise Wrong(bug, f"{said}: your product is {off:.2%} of the sum's length away from the sum")
 
 
+NO_ROUNDING = 1e-5  # a share this small is what float32 itself leaves: all of these changes lose more in 16 bits
 CLOSE = 0.01  # further than single precision leaves, and no more than half precision does
 
 
@@ -171,7 +172,7 @@ def _lost(W0: Tensor, delta: Tensor, dtype: torch.dtype) -> float:
     minutes=6,
     task="Write `share_lost(W0, delta, dtype)`. A merge adds `delta` to `W0` (both float32) and stores the sum in `dtype`. Against W₀, the stored "
     "weight has changed by something that is not quite ΔW. Return the length of what is missing, as a share of the length of ΔW: "
-    "0 is a perfect merge, 1 a merge that loses as much as all of it.",
+    "0: nothing is missing; 1: as much is missing as ΔW is long.",
     wants="share_lost",
     shows="Right for bf16, fp16 and fp32, for small and large changes.",
     hints=(
@@ -204,6 +205,8 @@ def share_lost(function: Callable[[Tensor, Tensor, torch.dtype], Any]) -> None:
             ),
             key=lambda found: found[0],
         )
+        if abs(got) < NO_ROUNDING:
+            distance, bug = 0.0, "the dtype is not used"
         name = str(dtype).removeprefix("torch.")
         raise Wrong(
             bug if distance <= 1 else "another share",
