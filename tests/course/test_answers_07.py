@@ -40,11 +40,8 @@ def test_a_right_answer_in_another_style_passes(id, answer):
         ("07.1", lambda adapters: (*answers.add_up(adapters), 1.0), "not a pair"),
         ("07.2", lambda W0, d, t: answers.share_lost(W0, d, torch.bfloat16), "another share"),
         ("07.2", lambda W0, d, t: ((W0 + d) - W0 - d).norm() / d.norm(), "the dtype is not used"),
-        (
-            "07.2",
-            lambda W0, d, t: float(((W0.double() + d).float() - W0.double() - d).norm() / d.norm()),
-            "the dtype is not",
-        ),
+        ("07.2", lambda W0, d, t: ((W0 + d) - d - W0).norm() / d.norm(), "the dtype is not used"),
+        ("07.2", lambda W0, d, t: 4e-6, "the dtype is not used"),  # what another order of the terms may leave
         ("07.2", lambda W0, d, t: ((W0.to(t) + d.to(t)).float() - W0 - d).norm() / d.norm(), "W₀ is rounded too"),
         ("07.2", lambda W0, d, t: (answers.change(W0, d, t) - d).norm() / (W0 + d).norm(), "measured against W₀"),
         ("07.2", lambda W0, d, t: answers.change(W0, d, t).norm() / d.norm(), "what is kept"),
