@@ -22,7 +22,7 @@ from lora_edu.adapters.injection import check_name
 from lora_edu.adapters.layer import AdapterState, LoRALayer
 from lora_edu.adapters.switching import known
 from lora_edu.errors import AdapterError
-from lora_edu.linalg import norm_of_product, numerical_rank, svd_of_product, truncated_svd
+from lora_edu.linalg import inner_of_products, norm_of_product, numerical_rank, svd_of_product, truncated_svd
 from lora_edu.models.modules import unwrap
 
 # The recipes that first thin each adapter out ("trim": the largest entries stay; "drop": random ones, the rest scaled up) and then add up
@@ -110,9 +110,11 @@ def combine(
         else:
             made[path] = _by_recipe(path, layer, present, method, rank, density, generator)
         new_A, new_B = made[path]
-        norms[path] = norm_of_product(B, A)
-        # (exact by construction, where nothing was computed but the stack)
-        missed[path] = 0.0 if new_B is B else norm_of_product(torch.cat([new_B, -B], dim=1), torch.cat([new_A, A]))
+        if new_B is B:  # exact by construction, nothing was computed but the stack; a norm by the cheaper way, then
+            missed[path], norms[path] = 0.0, math.sqrt(max(0.0, inner_of_products(B, A, B, A)))
+        else:
+            missed[path] = norm_of_product(torch.cat([new_B, -B], dim=1), torch.cat([new_A, A]))
+            norms[path] = norm_of_product(B, A)
     ranks = {path: A.shape[0] for path, (A, _) in made.items()}
     fan_in_fan_out = any(state.configs[n].fan_in_fan_out for n in weights)
     config = uniform(LoRAConfig(target_modules=tuple(ranks), fan_in_fan_out=fan_in_fan_out), ranks)

@@ -68,6 +68,19 @@ def test_the_mixer_s_grid_is_whole_and_of_the_same_adapters():
     assert "cat 1, 1" in data.test and all(len(tasks) == 2 for tasks in data.test.values())
 
 
+def test_no_chosen_mixture_keeps_what_switching_keeps():
+    """What the text under the mixer's test rows says."""
+    test = MixerData.read(FOLDER / "adapter_mixer.json").test
+    own = [test[name][i]["score"] for i, name in enumerate(("intents", "reminders"))]
+    assert test["cat 1, 1"][0]["score"] > 0.9 * own[0] and test["cat 1, 1"][1]["score"] == 0
+    chosen = [both for name, both in test.items() if name not in ("base", "intents", "reminders", "cat 1, 1")]
+    assert len(chosen) == 3
+    for intents, reminders in chosen:
+        assert 0 < intents["score"] < own[0] / 2 and 0 < reminders["score"] < 2 / 3 * own[1]
+    for one, other in ((a, b) for a in chosen for b in chosen):  # their brackets meet, on either task
+        assert all(mine["low"] < its["high"] for mine, its in zip(one, other))
+
+
 @pytest.mark.parametrize("name", ["sums_of_two"])
 def test_the_sweeps_are_whole(name):
     this = get_sweep(name)
