@@ -57,6 +57,18 @@ def test_three_seeds_of_one_recipe_each_alone_and_in_pairs():
             assert run["alone"][name][name]["score"] > 0.5
 
 
+def test_what_the_sums_do_in_every_seed():
+    """What the text of section 6 says of the three pairs."""
+    for run in stored()["runs"].values():
+        keeps = {
+            pair: {task: each["score"] / run["alone"][task][task]["score"] for task, each in both.items()}
+            for pair, both in run["sums"].items()
+        }
+        assert min(keeps["sentiment + reminders"].values()) > 0.7
+        assert keeps["sentiment + intents"]["sentiment"] < 0.5 and keeps["intents + reminders"]["reminders"] == 0
+        assert min(keeps[pair]["intents"] for pair in ("sentiment + intents", "intents + reminders")) > 0.75
+
+
 def test_the_mixer_s_grid_is_whole_and_of_the_same_adapters():
     data = MixerData.read(FOLDER / "adapter_mixer.json")
     assert data.base == stored()["about"]["fingerprint"] and (ROOT / data.made_by.split()[1]).is_file()
