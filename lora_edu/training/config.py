@@ -38,6 +38,10 @@ class TrainConfig:
         float | None, "Longer gradients are clipped to this norm; Python's None clips nothing."
     ] = 1.0
     weight_decay: Annotated[float, "AdamW's decay of what trains, a step and unit of learning rate."] = 0.0
+    optimizer: Annotated[
+        Literal["adamw", "lorafa"],
+        "adamw, or lorafa: A stays as it began, and B takes the step nearest to the whole matrix's (Zhang et al. 2023).",
+    ] = "adamw"
     loraplus_lr_ratio: Annotated[
         float | None, "LoRA+: B's learning rate as a multiple of A's, which is learning_rate (Hayou et al. 2024)."
     ] = None
@@ -67,15 +71,17 @@ class TrainConfig:
             object.__setattr__(self, name, option.checked(name, getattr(self, name)))
         if self.warmup_steps and self.warmup_ratio:
             raise ConfigError("Give warmup_steps or warmup_ratio, not both.")
+        if self.optimizer == "lorafa" and self.loraplus_lr_ratio is not None:
+            raise ConfigError("LoRA+ gives A and B two rates, and under LoRA-FA A does not train: choose one of them.")
         if self.save_every and self.output_dir is None:
             raise ConfigError("save_every needs an output_dir to save to.")
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values. LoRA+'s options only where they are not the defaults: what was told of a run before they were there stays true."""
+        """As plain JSON values. Later options only where they are not the defaults: what was told of a run before they were there stays true."""
         return {
             name: value
             for name, value in asdict(self).items()
-            if not name.startswith("loraplus_") or value != type(self).__dataclass_fields__[name].default
+            if not name.startswith(("loraplus_", "optimizer")) or value != type(self).__dataclass_fields__[name].default
         }
 
     def decisive(self) -> dict[str, Any]:

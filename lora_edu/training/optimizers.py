@@ -1,4 +1,4 @@
-"""What the optimiser is given: one group of parameters, or LoRA+'s groups with a learning rate for B of its own. Chapter 08.
+"""What the optimiser is given, and which it is: AdamW over one group, or LoRA+'s groups; LoRA-FA. Chapters 08 and 10.
 
 A group's rate is a multiple of the run's, so that a schedule, and a callback that changes the peak, move all groups alike.
 """
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lora_edu.errors import TrainingError
 from lora_edu.training.config import TrainConfig
@@ -18,7 +18,7 @@ TIMES = "times"  # key of a group: its learning rate as a multiple of the run's
 def new_optimizer(
     model: nn.Module, parameters: Mapping[str, nn.Parameter], config: TrainConfig
 ) -> torch.optim.Optimizer:
-    """AdamW over `parameters` (what trains in `model`, by name), with LoRA+'s groups if the config has a `loraplus_lr_ratio`."""
+    """The config's optimiser over `parameters` (what trains in `model`, by name), with LoRA+'s groups if it has a `loraplus_lr_ratio`."""
     if config.loraplus_lr_ratio is None:
         groups = [{"params": list(parameters.values()), "weight_decay": config.weight_decay, TIMES: 1.0}]
     else:
@@ -30,7 +30,11 @@ def new_optimizer(
             embedding=config.loraplus_lr_embedding,
             weight_decay=config.weight_decay,
         )
-    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
+    optimizer: torch.optim.Optimizer
+    if config.optimizer == "lorafa":
+        optimizer = LoRAFA(groups, lorafa_projections(model), lr=config.learning_rate)
+    else:
+        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
     set_rate(optimizer, config.learning_rate)
     return optimizer
 
@@ -84,3 +88,73 @@ def loraplus_groups(
         (b_undecayed, ratio, 0.0),
     )
     return [{"params": ps, TIMES: times, "weight_decay": decay} for ps, times, decay in groups if ps]
+
+
+# -- LoRA-FA -----------------------------------------------------------------------------------------------------------
+class LoRAFA(torch.optim.AdamW):
+    """AdamW over B alone, on the gradient g_B (s² A Aᵀ)⁻¹. Make it with `new_optimizer`; `freeze_for` freezes A before. Chapter 10.
+
+    Of all changes of B, this one moves ΔW = s·B A nearest to the full matrix's gradient G: it minimises ‖s·X A − G‖_F, and
+    g_B = s·G Aᵀ is what backpropagation gives. A never changes, so the (in)-wide inputs need not be kept, only A x (r numbers a token).
+
+    Source: Zhang, Zhang, Shi, Chu and Li 2023, LoRA-FA (arXiv 2308.03303); the projection is that of PEFT's `LoraFAOptimizer`, which adds
+    1e-8 to A Aᵀ's diagonal, as here. PEFT's AdamW differs from torch's, which is used here: its ε counts before the bias correction, its
+    weights decay after the step; and it rounds the projection to bf16 where the weights are float32.
+    """
+
+    def __init__(self, groups: Any, projections: Mapping[nn.Parameter, Tensor], **defaults: Any) -> None:
+        super().__init__(groups, **defaults)
+        self._projections = dict(projections)  # B → (s² A Aᵀ)⁻¹ (r, r): constant, as A is
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One step; each B's `.grad` is then the projected one."""
+        for B, projection in self._projections.items():
+            if B.grad is not None:
+                B.grad.copy_(B.grad @ projection)  # (out, r)
+        return super().step(closure)
+
+
+def freeze_for(model: nn.Module, config: TrainConfig) -> None:
+    """Before what trains is listed: under LoRA-FA every A stops training.
+
+    Raises TrainingError where LoRA-FA cannot be: without an adapter that trains, for a variant, at an embedding (A starts at 0 there).
+    """
+    if config.optimizer == "lorafa":
+        for A, _, _ in _lorafa_factors(model):
+            A.requires_grad_(False)
+
+
+def lorafa_projections(model: nn.Module) -> dict[nn.Parameter, Tensor]:
+    """{B: (s² A Aᵀ)⁻¹ (r, r)} of every adapter that trains."""
+    found = {}
+    for A, B, s in _lorafa_factors(model):
+        gram = A.detach() @ A.detach().T  # (r, r)
+        found[B] = torch.linalg.pinv(gram + 1e-8 * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)) / s**2
+    return found
+
+
+def _lorafa_factors(model: nn.Module) -> list[tuple[nn.Parameter, nn.Parameter, float]]:
+    """(A, B, s) of every adapter whose B trains."""
+    found = []
+    for path, module in model.named_modules():
+        for factor, held in getattr(module, "named_children", dict)():
+            if factor not in ("lora_B", "lora_embedding_B") or not isinstance(held, nn.ParameterDict):
+                continue
+            for name in (n for n, p in held.items() if p.requires_grad):
+                layer: Any = module
+                if name in layer.variants or factor != "lora_B":
+                    what = (
+                        type(layer.variants[name]).__name__
+                        if name in layer.variants
+                        else "an embedding's A, which starts at 0,"
+                    )
+                    raise TrainingError(
+                        f'LoRA-FA freezes A and projects the gradient of s·B A; {what} at {path} is not that: use optimizer="adamw".'
+                    )
+                if type(held[name]) is not nn.Parameter:
+                    raise TrainingError("LoRA-FA does not know sharded weights: run it in one process, or with copies.")
+                found.append((layer.tensor("lora_A", name), held[name], layer.scalings[name]))
+    if not found:
+        raise TrainingError("LoRA-FA trains B of an adapter, and none trains here: inject an adapter first.")
+    return found

@@ -20,7 +20,7 @@ from lora_edu.training.callbacks import Callback, History
 from lora_edu.training.config import TrainConfig, total_steps
 from lora_edu.training.folder import held
 from lora_edu.training.identity import run_identity
-from lora_edu.training.optimizers import new_optimizer
+from lora_edu.training.optimizers import freeze_for, new_optimizer
 from lora_edu.training.processes import distribute, new_accelerator, of_the_first
 from lora_edu.training.rng import State
 
@@ -79,6 +79,7 @@ class Run:
         self.examples, self.eval_examples = examples, eval_examples
         self.loss_fn, self.collate, self.callbacks, self.progress = loss_fn, collate, list(callbacks), progress
         self.accelerator = new_accelerator()
+        freeze_for(model, config)
         self.model = distribute(self.accelerator, model)
         self.parameters = {name: p for name, p in unwrap(self.model).named_parameters() if p.requires_grad}
         self.optimizer = new_optimizer(unwrap(self.model), self.parameters, config)

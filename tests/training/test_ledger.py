@@ -8,12 +8,14 @@ from conftest import make_tiny_llama
 from helpers import ROOT
 from safetensors.torch import save_file
 
-from lora_edu.adapters import LoRAConfig, fused, inject, set_adapter
+from lora_edu.adapters import LoRAConfig, audit, fused, inject, lora_layers, set_adapter
 from lora_edu.adapters import save_load as checkpoint
 from lora_edu.errors import ConfigError
+from lora_edu.training import TrainConfig
 from lora_edu.training.memory import ledger as memory
 from lora_edu.training.memory import measure_memory, megabytes, predict_memory, sketch
 from lora_edu.training.memory.ledger import safetensors_bytes
+from lora_edu.training.optimizers import freeze_for
 
 B, T = 2, 24
 ADAPTERS = {
@@ -24,6 +26,8 @@ ADAPTERS = {
     "dropout": LoRAConfig(r=2, lora_dropout=0.1),
     "embedding": LoRAConfig(r=2, target_modules=["embed_tokens", "q_proj"]),
     "modules_to_save": LoRAConfig(r=2, target_modules=["v_proj"], modules_to_save=["lm_head"]),
+    "B alone": LoRAConfig(r=2),
+    "B alone, dropout": LoRAConfig(r=2, lora_dropout=0.1),
 }
 
 
@@ -62,6 +66,8 @@ def predicted_equals_measured(adapter, setting):
     model = make_tiny_llama(dtype=setting.get("dtype", torch.float32))
     if ADAPTERS[adapter]:
         inject(model, ADAPTERS[adapter])
+    if adapter.startswith("B alone"):
+        freeze_for(model, TrainConfig(optimizer="lorafa"))
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     padded = setting.get("padded", False)
     rows, answers = batch(padded)
@@ -75,6 +81,31 @@ def predicted_equals_measured(adapter, setting):
     for name, p in model.named_parameters():  # measuring is a real step, and changes nothing
         assert torch.equal(p, before[name]) and p.grad is None
     assert not model.training and not model.is_activation_checkpointing
+
+
+def test_lora_fa_remembers_a_x_and_not_x():
+    """Of what LoRA-FA is for: r numbers a token where all-linear LoRA keeps in numbers."""
+    rows, _ = batch(False)
+    model = inject(make_tiny_llama(), LoRAConfig(r=2))
+    with fused.disabled():
+        plain = measure_memory(model, rows).activations
+        freeze_for(model, TrainConfig(optimizer="lorafa"))
+        assert measure_memory(model, rows).activations < 0.8 * plain
+
+
+@pytest.mark.parametrize("variant", ["dora", "pissa"])
+def test_a_variant_is_counted_but_not_worked_out(variant, tmp_path):
+    model = inject(make_tiny_llama(), LoRAConfig(r=2, variant=variant))
+    found = measure_memory(model, batch(False)[0])
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert found.trainable == sum(p.numel() for p in trained) == audit(model).trainable
+    assert found.optimizer == 2 * sum(p.nbytes for p in trained) + 4 * len(trained)
+    assert found.parameters == sum(p.numel() for p in make_tiny_llama().parameters()) + sum(
+        t.numel() for layer in lora_layers(model).values() for t in layer.tensors("default").values()
+    )
+    assert found.file == (checkpoint.save(model, tmp_path) / "adapter_model.safetensors").stat().st_size
+    with pytest.raises(ConfigError, match="is not worked out here: measure_memory"):
+        predict_memory(model, B, T)
 
 
 @pytest.mark.parametrize("adapter", ["all-linear", "embedding", "modules_to_save", None])

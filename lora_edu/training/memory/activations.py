@@ -94,7 +94,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Matrix:
-    """A linear layer as the backward pass sees it. `rank` is that of its adapters together, 0 without; `fast`: one fused step."""
+    """A linear layer as the backward pass sees it. `rank` is that of its adapters together, 0 without; `fast`: one fused step.
+
+    `reading` counts the adapters whose A trains: these want the input remembered; one whose B alone trains (LoRA-FA) wants only A x.
+    """
 
     n_in: int
     n_out: int
@@ -102,13 +105,14 @@ class Matrix:
     rank: int
     dropout: bool
     adapters: int
+    reading: int
     fast: bool
 
     @classmethod
     def of(cls, module: nn.Module, autocast: bool) -> "Matrix":
         linear: Any = module.base_layer if isinstance(module, LoRALayer) else module
         n_out, n_in = linear.weight.shape
-        rank = adapters = 0
+        rank = adapters = reading = 0
         dropout = False
         if isinstance(module, LoRALayer):
             for name, _ in module.active_adapters():
@@ -116,13 +120,16 @@ class Matrix:
                     raise ConfigError(
                         f"What {type(module.variants[name]).__name__} keeps for the backward pass is not worked out here: measure_memory() counts it."
                     )
-                A = module.factors[0][name]
-                if A.requires_grad:  # a frozen adapter adds to the output and wants nothing remembered
+                A, B = (factor[name] for factor in module.factors)
+                if (
+                    A.requires_grad or B.requires_grad
+                ):  # a frozen adapter adds to the output and wants nothing remembered
                     rank, adapters, dropout = rank + A.shape[0], adapters + 1, dropout or module.dropouts[name] > 0
+                    reading += A.requires_grad
         part = module.fused_part() if fused.is_on() and isinstance(module, LoRALinear) else None
         # Autocast leaves float64 alone, and there the fused step is not taken (`fused.applies`).
         fast = part is not None and rank > 0 and not (autocast and linear.weight.dtype == torch.float64)
-        return cls(n_in, n_out, linear.weight.requires_grad, rank, dropout, adapters, fast)
+        return cls(n_in, n_out, linear.weight.requires_grad, rank, dropout, adapters, reading, fast)
 
     @property
     def wanted(self) -> bool:
@@ -166,19 +173,18 @@ class Tally(Counter[str]):
                 if matrix.dropout:
                     number = size if self.batch.autocast else self.factor
                     kept = 2 if casts else number
-                    self["dropout"] += (
-                        matrix.adapters * width * (kept + (number if flow else 0))
-                    )  # what is left of x; the mask
+                    left, masks = matrix.reading * kept, matrix.adapters * number if flow else 0
+                    self["dropout"] += width * (left + masks)  # what is left of x; the mask
                 elif casts or (self.factor != size and not self.batch.autocast):
-                    self["inputs of trained matrices"] += matrix.adapters * width * self.factor
+                    self["inputs of trained matrices"] += matrix.reading * width * self.factor
             self.copy_of_weight(matrix, flow)
             if self.batch.autocast:
-                copied = matrix.rank * (matrix.n_out + (matrix.n_in if flow else 0))
+                copied = matrix.rank * (matrix.n_out * (flow or matrix.reading > 0) + matrix.n_in * flow)
                 self["bf16 copies of weights"] += 2 * copied
         # These keep the input itself, and share it: one tensor, however many of them.
         as_it_is = [
             m for m in matrices
-            if m.fast or (not casts and (m.trains or (m.rank and not m.dropout and (self.batch.autocast or self.factor == size))))
+            if m.fast or (not casts and (m.trains or (m.reading and not m.dropout and (self.batch.autocast or self.factor == size))))
         ]  # fmt: skip
         if as_it_is and not saved:
             self["inputs of trained matrices"] += n * as_it_is[0].n_in * size
