@@ -15,6 +15,7 @@ from .adapters.merging import merge as merge
 from .adapters.save_load import load as load
 from .adapters.save_load import save as save
 from .evaluation.report import evaluate as evaluate
+from .experiments.advisor import advise as advise
 from .models.base import load_base as load_base
 from .training.config import TrainConfig as TrainConfig
 from .training.trainer import Trainer as Trainer

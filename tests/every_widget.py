@@ -6,12 +6,13 @@ import torch
 from small_rows import token_inspector
 from small_run import training_dashboard
 
-from lora_edu.experiments import Choice, Table, grid
+from lora_edu.experiments import Choice, Held, Table, free_parameters, grid
 from lora_edu.experiments.choices import ALL_LINEAR, NOTHING
 from lora_edu.widgets import (
     AdapterDial,
     AdapterMixer,
     BudgetPainter,
+    CapacityMeter,
     DataParallelPlanner,
     DialData,
     KnobMap,
@@ -104,6 +105,16 @@ def two_rates(**changes) -> Table:
     return Table(cells, [0, 1, 2], metrics, torch.ones_like(end), {"settings": {"r": 8}} | changes)
 
 
+def held(*per_free: float, ranks=(1, 2, 4), width: int = 16) -> list[Held]:
+    """Invented: each rank held so many bits a free number, a number a seed."""
+    made = []
+    for r in ranks:
+        free = 3 * free_parameters(width, width, r)
+        bits = torch.tensor(per_free, dtype=torch.float64) * free
+        made.append(Held("Adam", width, 2, r, 6 * r * width, free, 4000, bits, 2 * free, 0.03, True))
+    return made
+
+
 MAKERS = {
     "ShapesAndStarts": ShapesAndStarts,
     "RankDirections": RankDirections,
@@ -113,6 +124,7 @@ MAKERS = {
     "KnobMap": lambda: KnobMap(two_rates()),
     "MemoryBars": MemoryBars,
     "BudgetPainter": lambda: BudgetPainter(budget_grid()),
+    "CapacityMeter": lambda: CapacityMeter(held(1.5, 2.0, 2.5), {"dates": 1.21}),
     "SpectrumExplorer": spectrum_explorer,
     "TokenInspector": token_inspector,
     "DataParallelPlanner": DataParallelPlanner,

@@ -3,6 +3,7 @@
 from lora_edu.widgets.adapter_mixer import AdapterMixer, MixerData
 from lora_edu.widgets.base import Widget
 from lora_edu.widgets.budget import BudgetPainter
+from lora_edu.widgets.capacity_meter import CapacityMeter
 from lora_edu.widgets.dashboard import TrainingDashboard
 from lora_edu.widgets.data_parallel import DataParallelPlanner
 from lora_edu.widgets.dial import AdapterDial, DialData
@@ -18,6 +19,7 @@ __all__ = [
     "AdapterDial",
     "AdapterMixer",
     "BudgetPainter",
+    "CapacityMeter",
     "DataParallelPlanner",
     "DialData",
     "KnobMap",
