@@ -109,6 +109,8 @@ def given_away(page: list[str], solution: list[str], name: str, id: str) -> list
 
 @pytest.mark.parametrize("id", exercises())
 def test_no_page_holds_a_solution_before_its_check(id):
+    if not any(path.name.startswith(id[:2]) for path in PAGES):
+        pytest.skip("its page is to come")
     page, solution = (next(path for path in paths if path.name.startswith(id[:2])) for paths in (PAGES, SOLUTIONS))
     sources = [[source for source, _ in code(path)] for path in (page, solution)]
     found = given_away(*sources, exercises()[id].wants, id)
