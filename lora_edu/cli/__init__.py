@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from lora_edu import __version__
-from lora_edu.cli import answer, chat, combine, eval, extract, merge, resize, setup, sweep, train
+from lora_edu.cli import advise, answer, chat, combine, eval, extract, merge, resize, setup, sweep, train
 from lora_edu.errors import LoRAEduError
 
 
@@ -70,6 +70,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "demo": setup.demo,
     "doctor": setup.doctor,
     "laws": setup.laws,
+    "advise": advise.advise,
     "train": train.train,
     "eval": eval.evaluate,
     "merge": merge.merge,

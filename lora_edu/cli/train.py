@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,12 +17,15 @@ from lora_edu.cli.options import flags, read, with_flags
 from lora_edu.cli.run_folder import HELD_OUT, from_run, keep_rows, write_run
 from lora_edu.cli.settings import from_config
 from lora_edu.errors import DataError, LoRAEduError
+from lora_edu.models.cache import DEFAULT_MODEL
 from lora_edu.training.config import TrainConfig, plan_warnings
 
 _ADAPTER, _RUN, _DATA = "The adapter", "The run", "The data"
 FEW_STEPS = 20  # fewer teach a fresh adapter next to nothing at the usual rates
 ENOUGH_STEPS = 60  # what the rows of your own are repeated for, where neither steps nor epochs are given
 MOST_EPOCHS = 20
+# One of these given, and the others are not advised: they would say the opposite.
+TOGETHER = ({"epochs", "max_steps"}, {"warmup_steps", "warmup_ratio"}, {"batch_size", "gradient_accumulation_steps"})
 
 # What `save` and `--out` decide, or the model itself.
 NO_FLAG = {
@@ -70,6 +74,12 @@ def train(
         str,
         typer.Option(help="The course's own model, a folder, or a name on the model hub.", rich_help_panel=_ADAPTER),
     ] = "smollm2-135m",
+    advise: Annotated[
+        bool,
+        typer.Option(
+            "--advise", help="Let `lora-edu advise` choose what no flag says, for these rows.", rich_help_panel=_RUN
+        ),
+    ] = False,
     tensorboard: Annotated[
         Path | None, typer.Option(help="Write the curves into this folder, for TensorBoard.", rich_help_panel=_RUN)
     ] = None,
@@ -96,6 +106,8 @@ def train(
 
     `lora-edu train --config my_run.yaml --seed 1`
 
+    `lora-edu train --data my_rows.jsonl --advise`
+
     `lora-edu train --resume runs/kjv`
 
     `torchrun --nproc-per-node 4 -m lora_edu train --task kjv` (four GPUs share each batch)
@@ -112,10 +124,16 @@ def train(
         "packing": packing,
         "model": model,
     }
-    _run({key: value for key, value in given.items() if value is not None}, out, resume is not None)
+    # A resumed run has what was advised in its settings.
+    _run(
+        {key: value for key, value in given.items() if value is not None},
+        out,
+        resume is not None,
+        advise and not resume,
+    )
 
 
-def _run(given: dict[str, Any], out: Path, resume: bool) -> None:
+def _run(given: dict[str, Any], out: Path, resume: bool, advised: bool) -> None:
     import torch
 
     from lora_edu.adapters.injection import audit, inject
@@ -145,6 +163,9 @@ def _run(given: dict[str, Any], out: Path, resume: bool) -> None:
     examples = encode_rows(train_rows, tokenizer, given["max_length"])
     held_out = encode_rows(valid_rows, tokenizer, given["max_length"])
     check_fits([*examples, *held_out], model, [row.where for row in (*train_rows, *valid_rows)])
+    if advised:
+        given = _advised(task, given, model, examples, say) | given
+        lora, plan = _settings(task, given, out, len(train_rows))
     torch.manual_seed(plan.seed)  # A is drawn here, before the trainer seeds its own run
     inject(model, lora)
     say(f"{audit(model)}\n{counted(len(examples), 'row')} to train on, {len(held_out)} held out.")
@@ -169,6 +190,38 @@ def _run(given: dict[str, Any], out: Path, resume: bool) -> None:
         say(f"Loss on the held-out rows after step {step}: {loss:.3f} nats per answer token.")
     say(f"{counted(len(history.steps), 'step')} in {trainer.seconds:.0f} s. The adapter is in {out}.")
     say(_next(out, task, valid_rows))
+
+
+def _advised(
+    task: Any, given: dict[str, Any], model: Any, examples: list[Any], say: Callable[[str], None]
+) -> dict[str, Any]:
+    """What `advise` chooses otherwise than the recipe (or the defaults), as settings; said with its reasons."""
+    from lora_edu.data.examples import IGNORE
+    from lora_edu.experiments.advisor import advise
+
+    advice = advise(
+        given["model"] if given["model"] == DEFAULT_MODEL else model, task, rows=len(examples),
+        tokens=max(len(example.input_ids) for example in examples),
+        answer_tokens=max(sum(label != IGNORE for label in example.labels) for example in examples),
+    )  # fmt: skip
+    say(f"{advice}\n")
+    recipe, found = _recipe(task), dict[str, Any]()
+    for new, old in ((advice.lora, recipe.lora), (advice.train, recipe.train)):
+        for field in fields(new):
+            if (value := getattr(new, field.name)) != getattr(old, field.name):
+                found[field.name] = value
+    if found.get("max_steps", 0) is None:  # the recipe's number of steps gives way to passes
+        found["epochs"] = advice.train.epochs
+    for together in TOGETHER:
+        if together & set(given):
+            found = {name: value for name, value in found.items() if name not in together}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _recipe(task: Any) -> Any:
+    from lora_edu.tasks.base import Recipe
+
+    return task.recipe if task else Recipe(LoRAConfig(), TrainConfig())
 
 
 def _counting(steps: list[int]) -> Any:
@@ -242,9 +295,7 @@ def _rows(task: Any, given: dict[str, Any]) -> tuple[list[Any], list[Any]]:
 
 def _settings(task: Any, given: dict[str, Any], out: Path, n_rows: int) -> tuple[LoRAConfig, TrainConfig]:
     """The task's recipe (or the defaults, for your own rows) with what was given in its place."""
-    from lora_edu.tasks.base import Recipe
-
-    recipe = task.recipe if task else Recipe(LoRAConfig(), TrainConfig())
+    recipe = _recipe(task)
     lora, plan = read(LoRAConfig, given), read(TrainConfig, given) | {"output_dir": str(out / "checkpoints")}
     if "epochs" in given:
         plan.setdefault("max_steps", None)  # the recipe's number of steps would win over the epochs asked for
