@@ -12,7 +12,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lora_edu.adapters import fingerprint
 from lora_edu.data import collate, encode_rows
@@ -28,11 +28,12 @@ VALID = 24  # rows on which the loss is measured before and after
 
 
 class Run(NamedTuple):
-    """One fine-tuning: W₀ and ΔW by name, fp32 (out, in), of the matrices asked for, and what is to be known of the run."""
+    """One fine-tuning: W₀ and ΔW by name, fp32 (out, in), of the matrices asked for, what is to be known of the run, and its model."""
 
     W0: dict[str, Tensor]
     delta: dict[str, Tensor]
     about: dict
+    model: nn.Module
 
 
 def fine_tune(steps: int, wanted: str, seed: int = 0) -> Run:
@@ -65,7 +66,7 @@ def fine_tune(steps: int, wanted: str, seed: int = 0) -> Run:
         "valid_loss_after": round(trainer.evaluate(), 4),
         **environment(),
     }
-    return Run(W0, {name: after[name].detach() - before for name, before in W0.items()}, about)
+    return Run(W0, {name: after[name].detach() - before for name, before in W0.items()}, about, model)
 
 
 if __name__ == "__main__":
