@@ -9,6 +9,7 @@ from safetensors import safe_open
 
 from lora_edu.adapters import disabled, load, lora_layers, unload
 from lora_edu.course.sweeps import get_sweep
+from lora_edu.experiments import stored as read_stored
 from lora_edu.experiments import table
 from lora_edu.experiments.stored_results import FOLDER
 from lora_edu.experiments.sweeps import status
@@ -99,3 +100,17 @@ def test_the_sweeps_are_whole(name):
     found = table(name)
     assert bool(found.done.all()) and found.seeds == [0, 1, 2] and found.cells == [dict(cell) for cell in this.cells]
     assert "of " not in status(this).split("runs stored")[0][-3:] and "other settings" not in status(this)
+
+
+def test_what_two_directions_hold_of_a_full_fine_tuning():
+    """What the optional section says of the adapters that were taken out of a tuned SmolLM2."""
+    taken = read_stored("extracted")
+    two = taken.about["losses_of_the_two_models"]
+    gain = (two["base"] - taken.tensors["loss"]) / (two["base"] - two["tuned"])
+    assert taken.tensors["rank"].tolist() == [128, 32, 8, 2] and bool((gain.diff() < 0).all())
+    assert 0.85 < gain[-1] < 0.9 and 0.2 < taken.tensors["energy"][-1] < 0.26
+    digits = table("cut_later")
+    base, full, cut = (
+        digits.where(metric, r="full").nanmean(1).min() for metric in ("valid_loss_cut_1", "valid_loss", "valid_loss_cut_2")
+    )
+    assert cut > 10 * full and base > cut
