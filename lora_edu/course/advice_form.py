@@ -6,7 +6,8 @@ from typing import Any
 
 from lora_edu.course.card import SIGNS, Card, inline, panel
 from lora_edu.errors import LoRAEduError
-from lora_edu.experiments.advisor import Advice, advise
+from lora_edu.experiments.advisor import advise
+from lora_edu.experiments.reasons import Advice
 from lora_edu.tasks import get_task
 
 MODELS = ("smollm2-135m", "llama-3.2-1b", "llama-2-7b")

@@ -1,5 +1,3 @@
-from .advisor import Advice as Advice
-from .advisor import Reasoned as Reasoned
 from .advisor import advise as advise
 from .capacity import BitsEach as BitsEach
 from .capacity import Held as Held
@@ -9,6 +7,8 @@ from .capacity import free_parameters as free_parameters
 from .capacity import memorised_bits as memorised_bits
 from .choices import Choice as Choice
 from .evidence import Evidence as Evidence
+from .reasons import Advice as Advice
+from .reasons import Reasoned as Reasoned
 from .recipes import popular_recipes as popular_recipes
 from .stored_results import environment as environment
 from .stored_results import store as store

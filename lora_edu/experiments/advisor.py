@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
-import torch
 from torch import nn
 
 from lora_edu.adapters.config import LoRAConfig
@@ -16,27 +15,24 @@ from lora_edu.errors import CheckpointError, ConfigError
 from lora_edu.experiments.capacity import bits_each, capacities, free_in_model, free_parameters
 from lora_edu.experiments.choices import ALL_LINEAR, LAYERS
 from lora_edu.experiments.evidence import (
+    LARGE,
     RATES_7B,
     SMALL,
     Case,
-    Evidence,
     better_place,
     gathered,
     rate_of,
+    rounded,
     targets,
     token_bits,
 )
-from lora_edu.tables import html_table
+from lora_edu.experiments.reasons import Advice, Reasoned
+from lora_edu.experiments.room import fitted, usable_bytes
 from lora_edu.training.config import TrainConfig, total_steps
-from lora_edu.training.memory.advice import Shape, memory_for_this_process, what_fits
-from lora_edu.training.memory.fitting import SPARE
-from lora_edu.training.memory.ledger import SHAPES, Ledger, megabytes, predict_memory, sketch
+from lora_edu.training.memory.ledger import SHAPES, sketch
 
-LARGE = 2048  # hidden size from which a model is taken for one of the billions, of which this course has measured none
 RANKS = tuple(2**k for k in range(3, 9))  # 8 … 256
 ENOUGH_STEPS, MOST_EPOCHS, MIDDLE_RATE = 60, 20, 1e-3
-UNITS = {"gb": 1e9, "gib": 2**30, "mb": 1e6, "mib": 2**20}
-HEAD = ("", "chosen", "why", "evidence", "how sure", "for a 7B")
 
 
 class Described(Protocol):
@@ -45,90 +41,6 @@ class Described(Protocol):
     name: str
     recipe: Any
     max_new_tokens: int
-
-
-@dataclass(frozen=True)
-class Reasoned:
-    """One choice: what, its value, why, what speaks for it, how sure that makes it, and what a 7B model would change."""
-
-    what: str
-    value: str
-    why: str
-    evidence: tuple[Evidence, ...]
-    for_7b: str
-
-    @property
-    def sure(self) -> str:
-        """In words, from the evidence alone."""
-        told = [each for each in self.evidence if each.kind != "missing"]
-        verdicts = [each for each in told if each.speaks != "open"]
-        against = " Not all of it agrees." if any(each.speaks == "against" for each in told) else ""
-        kinds = {each.kind for each in verdicts}
-        if any(each.near for each in verdicts):
-            return f"Measured here, on this task and model.{against}"
-        if "stored" in kinds:
-            return f"Measured here, on another task or model.{against}"
-        if "counted" in kinds:
-            return f"Counted.{against}"
-        if "paper" in kinds:
-            here = ", and without a verdict here" if any(each.kind == "stored" for each in told) else ", not here"
-            return f"Measured elsewhere{here}.{against}"
-        return "Not measured here."
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return {
-            "what": self.what, "value": self.value, "why": self.why, "evidence": [each.to_dict() for each in self.evidence],
-            "how sure": self.sure, "for a 7B": self.for_7b,
-        }  # fmt: skip
-
-
-@dataclass(frozen=True, repr=False)
-class Advice:
-    """What `advise` recommends. Prints as text, shows as a table.
-
-    lora, train: configurations, ready for `inject` and `Trainer`. dtype: of the base's weights ("float32", "bfloat16"). ledger: of the
-    largest micro-batch. choices: each with its reason and evidence.
-    """
-
-    lora: LoRAConfig
-    train: TrainConfig
-    dtype: str
-    ledger: Ledger
-    choices: tuple[Reasoned, ...]
-
-    def __str__(self) -> str:
-        blocks = []
-        for each in self.choices:
-            evidence = [f"    evidence: {said}" for said in each.evidence] or ["    evidence: none"]
-            blocks.append(
-                "\n".join(
-                    [
-                        f"{each.what}: {each.value}",
-                        f"    why: {each.why}",
-                        *evidence,
-                        f"    how sure: {each.sure}",
-                        f"    for a 7B: {each.for_7b}",
-                    ]
-                )
-            )
-        return "\n".join(blocks)
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        rows = [
-            (each.what, each.value, each.why, "; ".join(map(str, each.evidence)) or "none", each.sure, each.for_7b)
-            for each in self.choices
-        ]
-        return html_table(HEAD, rows, "A configuration with its reasons")
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return {
-            "lora": self.lora.to_dict(), "train": self.train.to_dict(), "dtype": self.dtype, "ledger": self.ledger.to_dict(),
-            "choices": [each.to_dict() for each in self.choices],
-        }  # fmt: skip
 
 
 def advise(
@@ -162,8 +74,8 @@ def advise(
     )  # fmt: skip
     lora, where = _adapter(shape, case)
     train, how = _run(task, case)
-    room = int((1 - SPARE) * _bytes(memory))
-    train, dtype, ledger, fitting = _fitted(shape, lora, train, case, tokens, room)
+    room = usable_bytes(memory)
+    train, dtype, ledger, fitting = fitted(shape, lora, train, case, tokens, room)
     return Advice(lora, train, dtype, ledger, (*where, *how, *fitting))
 
 
@@ -213,15 +125,18 @@ def _rank(case: Case, sides: list[tuple[int, int]], least: int) -> tuple[int, st
     if not fitting:
         return (
             max(room),
-            f"the answers by heart ({case.need:.3g} bits) are more than any rank up to {max(room)} has room for: its most",
+            f"the answers by heart ({rounded(case.need)} bits) are more than any rank up to {max(room)} has room for: its most",
         )
     r = fitting[0]
     if r == least:
         return (
             r,
-            f"the rank of the course's recipes; it has room for {room[r]:.3g} bits, and the answers by heart are at most {case.need:.3g}",
+            f"the rank of the course's recipes; it has room for {rounded(room[r])} bits, and the answers by heart are at most {rounded(case.need)}",
         )
-    return r, f"the smallest rank with room for the answers by heart: {room[r]:.3g} of {case.need:.3g} bits at least"
+    return (
+        r,
+        f"the smallest rank with room for the answers by heart: at least {rounded(room[r])} bits for {rounded(case.need)}",
+    )
 
 
 # --- the run ----------------------------------------------------------------------------------------------------------
@@ -262,87 +177,6 @@ def _run(task: Described | None, case: Case) -> tuple[TrainConfig, list[Reasoned
     ]  # fmt: skip
 
 
-# --- the memory -------------------------------------------------------------------------------------------------------
-
-
-def _fitted(
-    shape: Any, lora: LoRAConfig, train: TrainConfig, case: Case, tokens: int, room: int
-) -> tuple[TrainConfig, str, Ledger, list[Reasoned]]:
-    """The run's steps cut into micro-batches that fit, in the longest type of the base's weights for which something does."""
-    whole = replace(
-        train, batch_size=train.batch_size * train.gradient_accumulation_steps, gradient_accumulation_steps=1
-    )
-    at_once = min(whole.batch_size, case.rows)
-    full = Shape(at_once, tokens, at_once * case.answer_tokens)
-    least: Ledger | None = None
-    for dtype in (torch.float32, torch.bfloat16):
-        model = sketch(shape, lora, dtype)
-
-        def ledger(size: Shape, checkpointed: bool, model: nn.Module = model) -> Ledger:
-            return predict_memory(
-                model,
-                size.rows,
-                size.tokens,
-                answer_tokens=size.answers,
-                padded=size.rows > 1,
-                gradient_checkpointing=checkpointed,
-            )
-
-        change: dict[str, Any] | None = None
-        if ledger(full, whole.gradient_checkpointing).total <= room:
-            change = {}
-        elif found := what_fits(whole, full, lambda size, again: ledger(size, again).total, room):
-            change = found[0][0]
-        if change is None:
-            least = ledger(Shape(1, tokens, case.answer_tokens), True)
-            continue
-        config = replace(whole, **change)
-        rows = min(config.batch_size, case.rows)
-        used = ledger(Shape(rows, tokens, rows * case.answer_tokens), config.gradient_checkpointing)
-        return (
-            config,
-            str(dtype).removeprefix("torch."),
-            used,
-            _told(config, used, room, tokens, str(dtype), shape, lora),
-        )
-    assert least is not None
-    raise ConfigError(
-        f"Nothing fits: even one row of {tokens} tokens with gradient checkpointing and weights in bf16 needs {megabytes(least.total)} by the ledger, "
-        f"and there are {megabytes(room)} to use ({SPARE:.0%} are kept back), {megabytes(least.total - room)} too little. Its weights alone take "
-        f"{megabytes(least.weights)}: take a smaller base or shorter rows, shard it over several GPUs, or hold it in four bits (chapter 11)."
-    )
-
-
-def _told(
-    config: TrainConfig, used: Ledger, room: int, tokens: int, dtype: str, shape: Any, lora: LoRAConfig
-) -> list[Reasoned]:
-    seven = predict_memory(
-        sketch("llama-2-7b", replace(lora, layers_to_transform=None), torch.bfloat16),
-        1,
-        tokens,
-        gradient_checkpointing=True,
-    )
-    counted = Evidence(
-        f"weights {megabytes(used.weights)}, gradients {megabytes(used.gradients)}, optimiser {megabytes(used.optimizer)}, activations "
-        f"{megabytes(used.activations)}: {megabytes(used.total)} of {megabytes(room)}",
-        "the ledger, chapter 04", "counted",
-    )  # fmt: skip
-    times = config.gradient_accumulation_steps
-    again = "with gradient checkpointing" if config.gradient_checkpointing else "activations kept"
-    at_once = f"{config.batch_size}{f', {times} times a step' if times > 1 else ''}; {again}"
-    short = dtype.removeprefix("torch.")
-    return [
-        Reasoned(
-            "rows at once", at_once, "as many of the step's rows as fit; the steps stay the same", (counted,),
-            f"one row of {tokens} tokens, weights in bf16, with gradient checkpointing: {megabytes(seven.total)}",
-        ),
-        Reasoned(
-            "base weights", short, "the longest type that fits: nothing is rounded" if short == "float32" else "float32 does not fit",
-            (counted,), f"bfloat16: {megabytes(seven.weights)}",
-        ),
-    ]  # fmt: skip
-
-
 def _shape(model: str | nn.Module) -> Any:
     if isinstance(model, str):
         if model not in SHAPES:
@@ -357,21 +191,3 @@ def _shape(model: str | nn.Module) -> Any:
 def _size(shape: Any, name: str) -> int:
     sizes: Mapping[str, Any] = SHAPES[shape] if isinstance(shape, str) else vars(shape)
     return int(sizes[name])
-
-
-def _bytes(memory: float | str | None) -> float:
-    """Bytes of a number, or of a text such as "24 GB"."""
-    if memory is None:
-        return memory_for_this_process(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    if isinstance(memory, str):
-        digits = memory.strip().rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ")
-        unit = memory.strip()[len(digits) :].strip().lower()
-        try:
-            memory = float(digits) * UNITS[unit]
-        except (ValueError, KeyError):
-            raise ConfigError(
-                f"memory={memory!r}: write bytes as a number, or a text such as '24 GB' or '16 GiB'."
-            ) from None
-    if not (isinstance(memory, int | float) and 0 < memory < math.inf):
-        raise ConfigError(f"memory={memory!r}: a positive number of bytes, or a text such as '24 GB'.")
-    return memory

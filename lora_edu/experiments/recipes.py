@@ -134,6 +134,7 @@ RECIPES: tuple[Recipe, ...] = (
         "the rank hardly matters: r = 1 does what r = 64 does",
         "Hu et al. 2021, arXiv 2106.09685, §7.2",
         rank_settles_little,
+        "on turned digits",
     ),
     Recipe("a high rank overfits", TUTORIALS, higher_rank_overfits, "on turned digits"),
     Recipe(

@@ -8,9 +8,9 @@ import torch
 import lora_edu
 from lora_edu.errors import CheckpointError, ConfigError
 from lora_edu.experiments import advise, evidence, popular_recipes, recipes, stored, table
-from lora_edu.experiments.advisor import HEAD, Reasoned
 from lora_edu.experiments.choices import ALL_LINEAR, Choice
 from lora_edu.experiments.evidence import EVIDENCE, Case, Evidence, gathered
+from lora_edu.experiments.reasons import HEAD, Reasoned
 from lora_edu.experiments.stored_results import FOLDER
 from lora_edu.tasks import get_task
 from lora_edu.training.memory import sketch
@@ -64,6 +64,10 @@ def test_values_are_read_from_the_stored_files(dates):
     said = " ".join(map(str, choice_of(dates, "places").evidence))
     assert f"{float(losses.mean()):.3g}" in said and "no verdict" in said
     assert choice_of(dates, "learning rate").sure == "Measured here, on this task and model."
+    verses = choice_of(advise("smollm2-135m", get_task("kjv"), "8 GB", 400), "learning rate")
+    assert verses.sure == "Not measured here." and "no verdict: Llama-2-7B" in str(
+        verses.evidence[-1]
+    )  # a 7B says nothing of it
 
 
 def test_a_name_is_learnt_at_the_rate_that_leaks_least():
@@ -180,6 +184,7 @@ def test_a_place_is_taken_only_where_it_won_with_every_seed(monkeypatch):
 def test_a_recipe_is_judged_by_what_is_stored(monkeypatch):
     lines = {line.says: line for line in popular_recipes().lines}
     assert len(lines) == len(recipes.RECIPES)
+    assert all(recipe.where for recipe in recipes.RECIPES if recipe.test)
     low = lines["begin with a learning rate of 1e-4"]
     assert low.verdict == "contradicted, on dates" and "2405.09673" in low.why
     equal = {r: (0.01, torch.tensor([0.3, 0.2, 0.1])) for r in (1, 2, 4, 8, 16, 64)}
