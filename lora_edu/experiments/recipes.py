@@ -115,8 +115,11 @@ def low_rate_first() -> Finding:
 
 
 def queries_and_values() -> Finding:
-    losses = {place.kinds: each for place, each in places_compared().items() if place.r in (ALL_LINEAR.r, 42)}
-    few, every = losses[("q", "v")], losses[ALL_LINEAR.kinds]
+    losses = places_compared()
+    few = next((each for place, each in losses.items() if place.kinds == ("q", "v") and place.r != ALL_LINEAR.r), None)
+    every = losses.get(ALL_LINEAR)
+    if few is None or every is None:
+        raise CheckpointError("the stored sweep places compares no q and v with all-linear")
     why = f"places: test loss on dates at equal parameters, each at its own rate: q and v {spread(few)}, all-linear {spread(every)}"
     if bool((few < every).all()):
         return SUPPORTED, why
@@ -128,7 +131,10 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("classification: r = 8 on q and v; generation: r = 16 on all", TUTORIALS),
     Recipe("simple tasks r = 8 to 16, complex ones 24 to 32", TUTORIALS),
     Recipe(
-        "q and v are enough", "Hu et al. 2021, arXiv 2106.09685, §7.1, and many tutorials since", queries_and_values
+        "q and v are enough",
+        "Hu et al. 2021, arXiv 2106.09685, §7.1, and many tutorials since",
+        queries_and_values,
+        "on dates",
     ),
     Recipe(
         "the rank hardly matters: r = 1 does what r = 64 does",

@@ -191,6 +191,17 @@ def test_a_recipe_is_judged_by_what_is_stored(monkeypatch):
     monkeypatch.setattr(recipes, "best_rates", lambda rule: equal)
     assert recipes.one_rate_for_all_ranks()[0] == recipes.SUPPORTED
     assert recipes.rank_settles_little()[0] == recipes.OPEN
+    q_and_v, wider = Choice(("q", "v"), (0, 29), 42), Choice(("q", "v"), (0, 29), ALL_LINEAR.r)
+    for losses, wanted in (
+        ([0.1, 0.1], recipes.SUPPORTED),
+        ([0.1, 0.3], recipes.OPEN),
+        ([0.3, 0.3], recipes.CONTRADICTED),
+    ):
+        own = {ALL_LINEAR: torch.tensor([0.2, 0.2]), wider: torch.tensor([9.0, 9.0]), q_and_v: torch.tensor(losses)}
+        monkeypatch.setattr(recipes, "places_compared", lambda own=own: own)
+        assert recipes.queries_and_values()[0] == wanted
+    monkeypatch.setattr(recipes, "places_compared", lambda: {q_and_v: torch.tensor([0.1])})
+    assert {line.says: line for line in popular_recipes().lines}["q and v are enough"].verdict == recipes.NOT_MEASURED
     html = popular_recipes()._repr_html_()
     assert all(f">{word}<" in html for word in ("recipe", "verdict", "read off"))
     assert json.dumps(popular_recipes().to_dict())
