@@ -12,9 +12,11 @@ from torch import nn
 
 from lora_edu.adapters.factors import the_adapter
 from lora_edu.adapters.finding import lora_layers, state_of
+from lora_edu.adapters.layer import QUANTIZED
 from lora_edu.adapters.switching import refuse_merged
 from lora_edu.errors import MergeError
 from lora_edu.models.modules import unwrap
+from lora_edu.models.quantized.linear import is_quantized
 
 
 @dataclass(frozen=True)
@@ -85,9 +87,9 @@ def merge_drift(model: nn.Module, dtype: torch.dtype | None = None, adapter: str
     for path, layer in lora_layers(model).items():
         if name not in layer.scalings:
             continue
+        if is_quantized(layer.base_layer):
+            raise MergeError(f"{path}: {QUANTIZED}")
         weight = layer.base_layer.weight.detach()
-        if not weight.is_floating_point() or hasattr(weight, "quant_state"):
-            raise MergeError(f"{path}: the base weight is quantised ({weight.dtype}): load the base in full precision")
         delta = layer.delta_weight(name).detach()  # in the factors' precision
         kind = dtype or weight.dtype
         before = weight.to(kind)

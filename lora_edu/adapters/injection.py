@@ -24,6 +24,7 @@ from lora_edu.adapters.variants import Slot, check_slots
 from lora_edu.adapters.walk import everywhere, outside
 from lora_edu.errors import AdapterError, ConfigError
 from lora_edu.models.modules import unwrap
+from lora_edu.models.quantized.conversion import packed_weights
 
 
 def inject(model: nn.Module, config: LoRAConfig, name: str = DEFAULT, data: Any = None) -> nn.Module:
@@ -212,7 +213,7 @@ def audit(model: nn.Module) -> Audit:
     """Count what trains, from `requires_grad` itself and not from any configuration. Chapter 04."""
     names: list[str] = []
     by_kind: dict[str, tuple[int, int]] = {}
-    trainable = total = 0
+    trainable, total = 0, packed_weights(model)  # which are no parameters
     for name, parameter in model.named_parameters():
         total += parameter.numel()
         if not parameter.requires_grad:

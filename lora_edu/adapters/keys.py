@@ -16,6 +16,7 @@ from lora_edu.adapters.patterns import inside_saved, matches
 from lora_edu.adapters.targets import Target, adaptable_tree
 from lora_edu.adapters.variants import Variant
 from lora_edu.adapters.walk import outside
+from lora_edu.models.quantized.linear import QuantizedLinear
 
 PREFIX = "base_model.model."
 
@@ -76,8 +77,9 @@ def expected(
     slots: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
     for target in targets:
         layer: Any = tree[target.name]
-        weight = (layer.base_layer if isinstance(layer, LoRALayer) else layer).weight
-        dtype = torch.promote_types(weight.dtype, torch.float32) if weight.is_floating_point() else torch.float32
+        base = layer.base_layer if isinstance(layer, LoRALayer) else layer
+        like = base if isinstance(base, QuantizedLinear) else base.weight
+        dtype = torch.promote_types(like.dtype, torch.float32) if like.dtype.is_floating_point else torch.float32
         if config.variant:
             for slot, made in config.variant.slots(target).items():
                 slots[f"{target.name}.{slot}.{adapter}"] = made.shape, dtype

@@ -16,8 +16,14 @@ from torch import Tensor, nn
 from lora_edu.adapters.config import LoRAConfig, scaling
 from lora_edu.adapters.variants import Slot, Variant
 from lora_edu.errors import AdapterError, MergeError
+from lora_edu.models.quantized.linear import QuantizedLinear, is_quantized
 
 DEFAULT = "default"
+QUANTIZED = (
+    "the base weight is quantised, and the sum would have to be rounded to a few bits again, which changes the adapter. Two ways are "
+    "honest: load the base in 16 or 32 bits (load_base without bits), load the adapter onto it and merge there; or "
+    "dequantize(model), which makes the rounded weights dense, and merge into those"
+)
 
 
 @dataclass
@@ -104,9 +110,12 @@ class LoRALayer(nn.Module):
 
         Updates are smaller than a half-precision weight's steps.
         """
-        weight = self.base_layer.weight
-        dtype = torch.promote_types(weight.dtype, torch.float32) if weight.is_floating_point() else torch.float32
-        return nn.Parameter(torch.empty(slot.shape, dtype=dtype, device=weight.device), requires_grad=slot.trains)
+        base = self.base_layer
+        like = (
+            base if isinstance(base, QuantizedLinear) else base.weight
+        )  # the former would make its weight dense to show it
+        dtype = torch.promote_types(like.dtype, torch.float32) if like.dtype.is_floating_point else torch.float32
+        return nn.Parameter(torch.empty(slot.shape, dtype=dtype, device=like.device), requires_grad=slot.trains)
 
     def put(self, slot: str, name: str, parameter: nn.Parameter) -> None:
         """Make `parameter` the tensor `slot` of the adapter `name`; one that several layers share may be put into each of them."""
@@ -205,14 +214,11 @@ class LoRALayer(nn.Module):
     @torch.no_grad()
     def check_mergeable(self) -> None:
         """Raise MergeError, changing nothing, when merging this layer would lose or corrupt its weight."""
-        weight = self.base_layer.weight
         if self.merged:
             raise MergeError("merged already: merging again would apply the update twice; unmerge first")
-        if not weight.is_floating_point() or hasattr(weight, "quant_state"):
-            raise MergeError(
-                f"the base weight is quantised ({weight.dtype}): rounding it again would erase most of the update; "
-                "load the base in full precision, put the adapter on it, and merge there"
-            )
+        if is_quantized(self.base_layer):
+            raise MergeError(QUANTIZED)
+        weight = self.base_layer.weight
         for name, _ in self.active_adapters():
             if name in self.variants and (reason := self.variants[name].unmergeable):
                 raise MergeError(reason)

@@ -14,6 +14,7 @@ from lora_edu.adapters.finding import lora_layers, of_base, saved_modules, state
 from lora_edu.adapters.layer import LoRALayer
 from lora_edu.errors import MergeError
 from lora_edu.models.modules import unwrap
+from lora_edu.models.quantized.linear import is_quantized
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def merge(model: nn.Module, keep_base: bool = True) -> MergeReport:
         raise MergeError(
             f"no adapter is active, so there is nothing to merge; the model has: {', '.join(state.configs)}"
         )
-    _refuse_tied(model, layers)
+    _refuse_tied(model, {path: layer for path, layer in layers.items() if not is_quantized(layer.base_layer)})
     for path, layer in layers.items():
         try:
             layer.check_mergeable()

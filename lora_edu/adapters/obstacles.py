@@ -11,6 +11,7 @@ from lora_edu.adapters.layer import LoRALayer
 from lora_edu.adapters.patterns import matches
 from lora_edu.adapters.walk import everywhere, outside
 from lora_edu.errors import TargetError
+from lora_edu.models.quantized.linear import QuantizedLinear, is_quantized
 
 
 def is_conv1d(module: nn.Module) -> bool:
@@ -59,20 +60,17 @@ class Obstacles:
                 f"it is one layer under {len(paths)} names ({', '.join(paths[:3])}): an adapter would be heard under the first alone; "
                 "give each name a layer of its own (copy.deepcopy)"
             )
+        if isinstance(module, QuantizedLinear):
+            return None
         if parametrize.is_parametrized(module) or "weight" not in module._parameters:
             return "its weight is made from other tensors at each call (weight or spectral norm), and could not be merged; remove the parametrization first"
         forward = type(module).forward
-        if forward in (nn.Linear.forward, nn.Embedding.forward) or is_conv1d(module) or _is_quantised(module):
+        if forward in (nn.Linear.forward, nn.Embedding.forward) or is_conv1d(module) or is_quantized(module):
             return None
         # Gemma and its like scale what they read: `embed_scale` is counted in.
         if isinstance(module, nn.Embedding) and hasattr(module, "embed_scale"):
             return None
         return f"{type(module).__name__} has a forward of its own, which need not be x Wᵀ + b: a merge could be wrong"
-
-
-def _is_quantised(module: Any) -> bool:
-    """Quantised linear layers have their own forward, and compute x Wᵀ + b all the same; merging them is refused by itself."""
-    return hasattr(module.weight, "quant_state") or not module.weight.is_floating_point()
 
 
 def refuse(stopped: Sequence[tuple[str, str]], chosen_by_name: bool) -> None:

@@ -25,12 +25,26 @@ from lora_edu.adapters.prefixes import complaint, mending
 from lora_edu.adapters.targets import plan, saved_paths
 from lora_edu.errors import CheckpointError, LoRAEduError
 from lora_edu.models.modules import unwrap
+from lora_edu.models.quantized.conversion import quantization_of
+from lora_edu.models.quantized.linear import Quantization
 from lora_edu.models.sharded import whole
 
-__all__ = ["CONFIG", "FINGERPRINT", "FROZEN", "WEIGHTS", "disk_key", "fingerprint", "load", "read", "save"]
+__all__ = [
+    "BASE_IN_BITS",
+    "CONFIG",
+    "FINGERPRINT",
+    "FROZEN",
+    "WEIGHTS",
+    "disk_key",
+    "fingerprint",
+    "load",
+    "read",
+    "save",
+]
 
 FINGERPRINT = "base_fingerprint"  # in the file's own metadata, which PEFT ignores
 FROZEN = "frozen_fingerprint"  # the same without modules trained in full, where there are any: a new head is random each time
+BASE_IN_BITS = "base_quantization"  # how the base's weights were rounded, where they were
 _ROWS = "base_rows"  # how many rows the base's tables had before new tokens were added to them
 
 
@@ -38,7 +52,8 @@ def save(model: nn.Module, folder: str | Path, name: str = DEFAULT) -> Path:
     """Write the adapter `name` to `folder` as PEFT would, and return that folder. Law 6, chapter 07.
 
     An adapter not called "default" goes to `folder/name`, as in PEFT. Both files appear whole, and together, or not at all.
-    The fingerprint of the base is kept with the weights, so that loading onto another base can be noticed; a base whose tables
+    The fingerprint of the base is kept with the weights, and how it was rounded to four bits, so that loading onto another base can be
+    noticed; a base whose tables
     got rows for new tokens has these tables written too, as PEFT does.
     In a run of several processes all call it (a sharded adapter is gathered from all of them) and the first one writes.
 
@@ -56,6 +71,8 @@ def save(model: nn.Module, folder: str | Path, name: str = DEFAULT) -> Path:
     metadata = {"format": "pt", FINGERPRINT: fingerprint(model)}
     if whole_modules := [path for path, module in saved_modules(model).items() if name in module.copies]:
         metadata[FROZEN] = fingerprint(model, whole_modules)
+    if (how := quantization_of(model)) is not None:
+        metadata[BASE_IN_BITS] = how.to_json()
     if (grown := resized(model)) is not None:
         metadata[_ROWS] = str(grown[0])
         tensors |= _tables(model, grown[1], tensors)
@@ -136,6 +153,17 @@ def _compare_bases(model: nn.Module, folder: Path, metadata: Mapping[str, str], 
             f"{', '.join(sorted(rows))}; without the adapter the base keeps them",
             stacklevel=3,
         )
+    before, now = Quantization.from_json(metadata.get(BASE_IN_BITS)), quantization_of(model)
+    if before != now and FINGERPRINT in metadata:
+        first, second = (
+            f"in four bits ({how})" if how else "that was not rounded to four bits" for how in (before, now)
+        )
+        warnings.warn(
+            f"the adapter in {folder} was trained on a base {first}, and this is one {second}: it will run, but its scores were not "
+            "measured on this base",
+            stacklevel=3,
+        )
+        return
     without = saved if FROZEN in metadata else []
     trained_on = metadata.get(FROZEN if without else FINGERPRINT)
     if trained_on is not None and trained_on != (here := fingerprint(model, without)):

@@ -10,6 +10,7 @@ from lora_edu.errors import ModelError, shown
 from lora_edu.models import hub
 from lora_edu.models.cache import DEFAULT_MODEL, PACKAGED, fetch, is_complete
 from lora_edu.models.device import default_device
+from lora_edu.models.quantized.conversion import quantize
 from lora_edu.models.reading import Base, check_values, read
 
 
@@ -17,44 +18,51 @@ def load_base(
     name_or_folder: str | Path = DEFAULT_MODEL,
     device: str | torch.device | None = None,
     dtype: torch.dtype | str | None = None,
+    bits: int | None = None,
 ) -> Base:
     """Load a causal language model and its tokenizer: `model, tokenizer = load_base()`.
 
     name_or_folder: "smollm2-135m" (the default), a local folder, or a name on the model hub.
     device: None takes the best there is (CUDA, MPS, CPU). dtype: None gives fp32 on a CPU and the checkpoint's own type elsewhere.
+    bits: 4 holds the base's matrices in four bits, as QLoRA does (`quantize` with its defaults; chapter 11): read dense into the CPU's
+    memory, rounded there, moved packed. `dtype` is then that of what stays dense (embeddings, norms, head), and of the outputs.
     A tokenizer without a padding token pads with its end-of-text token; the data module's masks do not depend on which token pads.
     Raises ModelError for a name that is nowhere, a folder whose weights are not whole (every name is found, every value a finite
     number), a model that would need code of its own or a pickle, and a download that failed.
     """
     name = str(name_or_folder)
     where = _device(device)
+    _check_bits(bits)
     kind = _dtype(dtype) or (torch.float32 if where.type == "cpu" else "auto")
     if name not in PACKAGED:
         folder = _folder(name)
-        base = _load(folder or hub.snapshot(name), name, where, kind)
+        base = _load(folder or hub.snapshot(name), name, where, kind, bits)
         if folder is None:
             _rename(base, name)
         return base
     folder = fetch(name)
     try:
-        base = _load(folder, name, where, kind)
+        base = _load(folder, name, where, kind, bits)
     except ModelError:
         if is_complete(folder, every_byte=True):
             raise
         base = _load(
-            fetch(name, every_byte=True), name, where, kind
+            fetch(name, every_byte=True), name, where, kind, bits
         )  # the disk's fault: it is made again from the GGUF file
     _rename(base, PACKAGED[name].hub)
     return base
 
 
-def _load(folder: Path, name: str, device: torch.device, dtype: torch.dtype | str) -> Base:
+def _load(folder: Path, name: str, device: torch.device, dtype: torch.dtype | str, bits: int | None) -> Base:
     base = read(folder, dtype)
+    if bits is not None:
+        check_values(base.model, name)
+        quantize(base.model)
     try:
         model = base.model.to(device).eval()
     except torch.OutOfMemoryError as error:
         raise ModelError(
-            f"{name} does not fit into the memory of {device}: choose dtype=torch.bfloat16, a smaller model, or device='cpu'."
+            f"{name} does not fit into the memory of {device}: choose dtype=torch.bfloat16, bits=4, a smaller model, or device='cpu'."
         ) from error
     check_values(model, name)
     return Base(model, base.tokenizer)
@@ -92,6 +100,14 @@ def _device(device: str | torch.device | None) -> torch.device:
             f"There is no device {shown(device, 60)} here ({shown(str(error), 120)}). None takes the best there is."
         ) from error
     return chosen
+
+
+def _check_bits(bits: int | None) -> None:
+    if bits is not None and (isinstance(bits, bool) or bits != 4):
+        raise ModelError(
+            f"bits must be 4 (NF4 with double quantisation) or None (not rounded), not {shown(bits, 60)}. Another block size or kind: "
+            "load_base() without bits, then quantize(model, Quantization(...))."
+        )
 
 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | str | None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lora_edu.errors import TrainingError
 from lora_edu.models.device import Precision, fastest_settings
 from lora_edu.models.modules import kept_buffers, unwrap
+from lora_edu.models.quantized.linear import QuantizedLinear
 from lora_edu.models.sharded import put, reshard
 from lora_edu.training.callbacks import Callback, History
 from lora_edu.training.config import TrainConfig, total_steps
@@ -114,8 +115,11 @@ class Run:
         )  # fmt: skip
 
     def buffers(self) -> dict[str, Tensor]:
-        """The model's persistent buffers by name: a forward pass may change them."""
-        return dict(kept_buffers(unwrap(self.model)))
+        """The model's persistent buffers by name: a forward pass may change them, all but the packed weights of a base in four bits."""
+        model = unwrap(self.model)
+        return dict(
+            kept_buffers(model, (pair for pair in model.named_modules() if not isinstance(pair[1], QuantizedLinear)))
+        )
 
     def carried(self) -> dict[str, Tensor]:
         """What a step may change beside the parameters, by name: buffers, and what a variant of LoRA keeps for itself."""

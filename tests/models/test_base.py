@@ -75,3 +75,21 @@ def test_the_default_model(base):
     assert model.dtype == torch.float32 and not model.training
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (1, 2, 2)
     assert "<|im_start|>system" in tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False)
+
+
+def test_four_bits(folder):
+    from lora_edu.models.quantized import Quantization, dequantize, quantization_of, quantize
+
+    ids = torch.arange(1, 7)[None]
+    model, _ = load_base(folder, device="cpu", bits=4)
+    assert quantization_of(model) == Quantization()
+    dense = load_base(folder, device="cpu").model
+    assert not torch.equal(model(ids).logits, dense(ids).logits)
+    quantize(dense)
+    assert torch.equal(model(ids).logits, dequantize(dense)(ids).logits)
+
+
+@pytest.mark.parametrize("bits", [3, 8, "4", True, 4.5])
+def test_bits_that_are_none(folder, bits):
+    with pytest.raises(ModelError, match="bits must be 4"):
+        load_base(folder, bits=bits)

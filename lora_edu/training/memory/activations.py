@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lora_edu.adapters import fused
 from lora_edu.adapters.layers import LoRALayer, LoRALinear
 from lora_edu.errors import ConfigError
+from lora_edu.models.quantized.linear import QuantizedLinear
 from lora_edu.training.losses import bare_head
 
 PARTS = (
@@ -107,11 +108,13 @@ class Matrix:
     adapters: int
     reading: int
     fast: bool
+    packed: bool = False  # four bits, made dense anew for each product: no copy is kept
 
     @classmethod
     def of(cls, module: nn.Module, autocast: bool) -> "Matrix":
         linear: Any = module.base_layer if isinstance(module, LoRALayer) else module
-        n_out, n_in = linear.weight.shape
+        packed = isinstance(linear, QuantizedLinear)
+        n_out, n_in = (linear.out_features, linear.in_features) if packed else linear.weight.shape
         rank = adapters = reading = 0
         dropout = False
         if isinstance(module, LoRALayer):
@@ -129,7 +132,9 @@ class Matrix:
         part = module.fused_part() if fused.is_on() and isinstance(module, LoRALinear) else None
         # Autocast leaves float64 alone, and there the fused step is not taken (`fused.applies`).
         fast = part is not None and rank > 0 and not (autocast and linear.weight.dtype == torch.float64)
-        return cls(n_in, n_out, linear.weight.requires_grad, rank, dropout, adapters, reading, fast)
+        return cls(
+            n_in, n_out, not packed and linear.weight.requires_grad, rank, dropout, adapters, reading, fast, packed
+        )
 
     @property
     def wanted(self) -> bool:
@@ -192,7 +197,7 @@ class Tally(Counter[str]):
 
     def copy_of_weight(self, matrix: Matrix, flow: bool) -> None:
         """The weight in bf16, which autocast makes for the product and keeps for the way down; one in bf16 is its own copy."""
-        if self.batch.autocast and self.size != 2 and flow:
+        if self.batch.autocast and self.size != 2 and flow and not matrix.packed:
             self["bf16 copies of weights"] += 2 * matrix.n_in * matrix.n_out
 
     def beside_input(self, matrix: Matrix, n: int, flow: bool) -> None:

@@ -18,6 +18,7 @@ from lora_edu.adapters.arithmetic import emulated
 from lora_edu.data.examples import IGNORE, Example
 from lora_edu.errors import ConfigError, DataError
 from lora_edu.models.device import Precision, fastest_settings
+from lora_edu.models.quantized.conversion import packed_bytes, quantization_of
 from lora_edu.tables import html_table, text_table
 from lora_edu.training.config import TrainConfig, total_steps
 from lora_edu.training.losses import causal_lm_loss
@@ -154,6 +155,9 @@ def _precision(model: nn.Module, recipe: TrainConfig) -> tuple[Precision, str]:
 
 def _base_weights(model: nn.Module, precision: Precision, config: TrainConfig) -> tuple[str, str]:
     """In which type the frozen weights are held, whether the run keeps 16-bit copies of them, and what the other way would take."""
+    if (how := quantization_of(model)) is not None:
+        dense = sum(p.nbytes for p in model.parameters() if not p.requires_grad)
+        return str(how), f"as they were loaded: {megabytes(packed_bytes(model))} packed, {megabytes(dense)} dense"
     frozen = [p for p in model.parameters() if not p.requires_grad and p.is_floating_point()]
     sizes = Counter({p.dtype: 0 for p in frozen})
     for p in frozen:
@@ -262,6 +266,7 @@ def _nowhere(row: Shape, ledger: Ledgers, room: int) -> str:
             "instead of all weights, or one of a lower rank."
         )
     half = "load the base in bf16, " if least.weights >= 3 * least.parameters else ""
+    half += "load it in four bits (load_base(…, bits=4)), " if least.weights >= 1.5 * least.parameters else ""
     return f"{words} The weights alone take {megabytes(least.weights)}: {half}take a smaller base, or shard it over several GPUs."
 
 

@@ -19,6 +19,14 @@ from lora_edu.adapters.finding import adapter_names, saved_modules, state_of
 from lora_edu.adapters.injection import inject
 from lora_edu.errors import ConfigError
 from lora_edu.models.modules import checkpointing, modes
+from lora_edu.models.quantized.conversion import (
+    packed_bytes,
+    packed_weights,
+    quantization_of,
+    quantize,
+    quantized_layers,
+)
+from lora_edu.models.quantized.linear import Quantization
 from lora_edu.tables import html_table
 from lora_edu.training.losses import causal_lm_loss
 from lora_edu.training.memory.activations import Batch, predict_activations, saved_for_backward
@@ -112,10 +120,16 @@ def megabytes(size: int) -> str:
 # --- predicted --------------------------------------------------------------------------------------------------------
 
 
-def sketch(shape: str | Any, lora: LoRAConfig | None = None, dtype: torch.dtype = torch.float32) -> nn.Module:
+def sketch(
+    shape: str | Any,
+    lora: LoRAConfig | None = None,
+    dtype: torch.dtype = torch.float32,
+    quantization: Quantization | None = None,
+) -> nn.Module:
     """A Llama-shaped model without content: on the meta device it takes no memory and gives `predict` its shapes.
 
-    shape: a name in SHAPES or a transformers config. lora: the adapter that trains; None means full fine-tuning.
+    shape: a name in SHAPES or a transformers config. lora: the adapter that trains; None means full fine-tuning. quantization: how the
+    base's matrices are rounded to four bits (None: not at all); what stays dense is of type `dtype`.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -128,6 +142,8 @@ def sketch(shape: str | Any, lora: LoRAConfig | None = None, dtype: torch.dtype 
     with torch.device("meta"):
         model: Any = LlamaForCausalLM(shape)
         model = model.to(dtype)
+        if quantization is not None:
+            quantize(model, quantization)
         return model if lora is None else inject(model, lora)
 
 
@@ -143,21 +159,24 @@ def predict_memory(
     answer_tokens: int | None = None,
     padded: bool = False,
     autocast: bool = False,
+    quantization: Quantization | None = None,
 ) -> Ledger:
     """The ledger of one training step, from shapes alone. Chapter 04.
 
     model: a model as it stands (what trains is read off it), or a name in SHAPES, which is sketched with `lora` (None: full
     fine-tuning) and `dtype`. answer_tokens: how many tokens of the batch are predicted (all of them, if not given). padded: whether
-    rows differ in length. autocast: bf16 autocast, as the trainer's precision="bf16".
+    rows differ in length. autocast: bf16 autocast, as the trainer's precision="bf16". quantization: the base in four bits (chapter 11);
+    one dense matrix at a time, which a product needs, is passing workspace.
 
     Weights, gradients, optimiser and file are exact; activations are worked out by `predict_activations`. Raises ConfigError for an
     unknown name, for a model that is not Llama-shaped, and for a variant of LoRA, which keeps other things (`measure_memory` counts them).
     """
     if isinstance(model, str):
-        model = sketch(model, lora, dtype)
-    elif lora is not None:
+        model = sketch(model, lora, dtype, quantization)
+    elif lora is not None or quantization is not None:
         raise ConfigError(
-            "A model that is there already says itself what trains: inject the adapter, or give a name of SHAPES."
+            "A model that is there already says itself what trains and what is rounded: inject the adapter, quantize(model), or give a "
+            "name of SHAPES."
         )
     answers = batch_size * (seq_len - 1) if answer_tokens is None else answer_tokens
     parts = predict_activations(model, Batch(batch_size, seq_len, answers, padded, autocast), gradient_checkpointing)
@@ -172,7 +191,7 @@ def predict_memory(
         optimizer=state[optimizer],
         activations=sum(parts.values()),
         trainable=sum(p.numel() for p in trained),
-        parameters=sum(p.numel() for p in model.parameters()),
+        parameters=_count(model),
         file=file_bytes(model),
         parts=parts,
     )
@@ -187,10 +206,11 @@ def sharded(ledger: Ledger, model: nn.Module, processes: int) -> Ledger:
     """The ledger of one process among `processes` that share a model under FSDP2 (`fully_shard` on each block, then on the model).
 
     Chapter 14. Weights, gradients and optimiser state are split by rows of each tensor, exactly as the first process holds them (the
-    others hold as much or less). Activations are not split: `ledger` is that of one process's own micro-batch. `gathered` is what
-    stands whole for a moment, an upper bound found on CPUs (benchmarks/processes.py): what lies outside the blocks; with it, either
-    its own parts and the first block with its parts, or the block at work and the next one, both with theirs; and the gradients of a
-    block five times, or of what lies outside four times, on their way to their owners.
+    others hold as much or less); packed four-bit weights are buffers, which are not split. Activations are not split: `ledger` is that
+    of one process's own micro-batch. `gathered` is what stands whole for a moment, an upper bound found on CPUs
+    (benchmarks/processes.py): what lies outside the blocks; with it, either its own parts and the first block with its parts, or the
+    block at work and the next one, both with theirs; and the gradients of a block five times, or of what lies outside four times, on
+    their way to their owners.
     """
 
     def split(parameters: Iterable[nn.Parameter]) -> int:
@@ -199,8 +219,8 @@ def sharded(ledger: Ledger, model: nn.Module, processes: int) -> Ledger:
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     blocks = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    block = max((weight_bytes(block) for block in blocks), default=0)
-    outside = weight_bytes(model) - sum(map(weight_bytes, blocks))
+    block = max((_parameter_bytes(block) for block in blocks), default=0)
+    outside = _parameter_bytes(model) - sum(map(_parameter_bytes, blocks))
     trained = [p for p in model.parameters() if p.requires_grad]
     in_blocks = [sum(p.nbytes for p in block.parameters() if p.requires_grad) for block in blocks]
     outside_trained = sum(p.nbytes for p in trained) - sum(in_blocks)
@@ -208,7 +228,7 @@ def sharded(ledger: Ledger, model: nn.Module, processes: int) -> Ledger:
     gradients = max(5 * max(in_blocks, default=0), 4 * outside_trained)
     return replace(
         ledger,
-        weights=split(model.parameters()) + weights,
+        weights=split(model.parameters()) + weights + packed_bytes(model),
         gradients=split(trained) + gradients,
         optimizer=_adamw(split(trained), len(trained)) if ledger.optimizer else 0,
         gathered=weights + gradients,
@@ -216,8 +236,16 @@ def sharded(ledger: Ledger, model: nn.Module, processes: int) -> Ledger:
 
 
 def weight_bytes(model: nn.Module) -> int:
-    """Bytes of all parameters; a tied one once."""
+    """Bytes of all parameters, a tied one once, and of the packed weights of quantised layers."""
+    return _parameter_bytes(model) + packed_bytes(model)
+
+
+def _parameter_bytes(model: nn.Module) -> int:
     return sum(p.nbytes for p in model.parameters())
+
+
+def _count(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters()) + packed_weights(model)
 
 
 def file_bytes(model: nn.Module) -> int:
@@ -226,10 +254,13 @@ def file_bytes(model: nn.Module) -> int:
         name = next(iter(state_of(model).active))
         _, tensors = checkpoint.content(model, name)
         metadata = {"format": "pt", checkpoint.FINGERPRINT: "0" * 16}
+        if (how := quantization_of(model)) is not None:
+            metadata[checkpoint.BASE_IN_BITS] = how.to_json()
         if any(name in module.copies for module in saved_modules(model).values()):
             metadata[checkpoint.FROZEN] = "0" * 16
         return safetensors_bytes(tensors, metadata)
-    return safetensors_bytes(dict(model.named_parameters()), {"format": "pt"})
+    packed = {f"{n}.{b}": t for n, layer in quantized_layers(model).items() for b, t in layer.named_buffers()}
+    return safetensors_bytes(dict(model.named_parameters()) | packed, {"format": "pt"})
 
 
 _NAMES = {
@@ -302,7 +333,7 @@ def measure_memory(
         optimizer=sum(value.nbytes for state in optimizer.state.values() for value in state.values()),
         activations=saved.total + recomputed,
         trainable=sum(p.numel() for p in trained),
-        parameters=sum(p.numel() for p in model.parameters()),
+        parameters=_count(model),
         file=file_bytes(model),
         peak=torch.cuda.max_memory_allocated(device) if on_cuda else None,
     )
