@@ -21,6 +21,9 @@ from .interference import overlap as overlap
 from .layer import LoRALayer as LoRALayer
 from .layers import LoRAEmbedding as LoRAEmbedding
 from .layers import LoRALinear as LoRALinear
+from .loftq_start import LoftQReport as LoftQReport
+from .loftq_start import loftq as loftq
+from .loftq_start import loftq_split as loftq_split
 from .merging import MergeReport as MergeReport
 from .merging import merge as merge
 from .merging import unmerge as unmerge
