@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lora_edu.cli.common import Adapter, Folder, Model, Scale, System, counted, opened, the_adapter, writable
+from lora_edu.cli.common import Adapter, Bits, Folder, Model, Scale, System, counted, opened, the_adapter, writable
 from lora_edu.cli.run_folder import run_of
 from lora_edu.errors import DataError, LoRAEduError
 from lora_edu.files import write_whole
@@ -23,6 +23,7 @@ def answer(
     adapter: Adapter = None,
     scale: Scale = 1.0,
     model: Model = None,
+    bits: Bits = None,
     system: System = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 200,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions at once.")] = 16,
@@ -43,7 +44,7 @@ def answer(
     if out.exists():
         raise LoRAEduError(f"{out} is there already, and nothing is overwritten: choose another --out")
     writable(out.parent)
-    base, tokenizer = opened(model, adapter, scale)
+    base, tokenizer = opened(model, adapter, scale, bits)
     system = run_of(adapter).get("system", "") if system is None else system
     answers = generate(base, tokenizer, asked, max_new_tokens, batch_size, system)
     rows = [json.dumps({"prompt": q, "completion": a}, ensure_ascii=False) for q, a in zip(asked, answers, strict=True)]

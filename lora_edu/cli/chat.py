@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lora_edu.cli.common import Adapter, Folder, Model, Scale, System, finite, opened, the_adapter
+from lora_edu.cli.common import Adapter, Bits, Folder, Model, Scale, System, finite, opened, the_adapter
 from lora_edu.cli.run_folder import run_of
 
 
@@ -17,6 +17,7 @@ def chat(
     adapter: Adapter = None,
     scale: Scale = 1.0,
     model: Model = None,
+    bits: Bits = None,
     system: System = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 200,
     temperature: Annotated[
@@ -41,7 +42,7 @@ def chat(
     from lora_edu.data.templates import prompt_ids
 
     adapter = the_adapter(folder, adapter)
-    base, tokenizer = opened(model, adapter, scale)
+    base, tokenizer = opened(model, adapter, scale, bits)
     torch.manual_seed(seed)
     drawn = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
     how = GenerationConfig(

@@ -23,6 +23,10 @@ System = Annotated[
     str | None,
     typer.Option(help="System message; the one that the adapter was trained with without it, else an empty one."),
 ]
+Bits = Annotated[
+    int | None,
+    typer.Option(help="4: hold the base in four bits; 16: as its file has it. Without it, as the adapter was trained."),
+]
 Config = Annotated[
     Path | None,
     typer.Option(help="YAML file with any of these settings; flags win.", callback=from_config, is_eager=True),
@@ -78,15 +82,23 @@ def chosen_task(text: str) -> Any:
     return get_task(name, **options)
 
 
-def opened(model_name: str | None, adapter: Path | None, scale: float = 1.0) -> Any:
-    """The base model with its tokenizer, and the adapter in it, its dial set."""
+def opened(model_name: str | None, adapter: Path | None, scale: float = 1.0, bits: int | None = None) -> Any:
+    """The base model with its tokenizer, and the adapter in it, its dial set. `bits`: 4, 16, or None for what the adapter's file says."""
     from lora_edu.adapters.save_load import load
     from lora_edu.adapters.switching import set_scale
     from lora_edu.data.templates import PLAIN_TEMPLATE
     from lora_edu.models.base import DEFAULT_MODEL, load_base
+    from lora_edu.models.quantized.conversion import quantize
+    from lora_edu.models.quantized.linear import Quantization
 
     finite(scale)
-    base = load_base(model_name or (base_of(adapter) if adapter else DEFAULT_MODEL))
+    if bits not in (None, 4, 16):
+        raise typer.BadParameter(f"--bits is 4 or 16, not {bits}.")
+    how = {None: rounded_as(adapter), 4: Quantization(), 16: None}[bits]
+    name = model_name or (base_of(adapter) if adapter else DEFAULT_MODEL)
+    base = load_base(name, bits=4) if how == Quantization() else load_base(name)
+    if how not in (None, Quantization()):
+        quantize(base.model, how)
     base.tokenizer.chat_template = base.tokenizer.chat_template or PLAIN_TEMPLATE
     if adapter is not None:
         load(base.model, adapter)
@@ -99,6 +111,18 @@ def finite(scale: float) -> float:
     if not math.isfinite(scale):
         raise typer.BadParameter(f"the dial takes a finite number, not {scale}.")
     return scale
+
+
+def rounded_as(adapter: Path | None) -> Any:
+    """How the base was rounded that an adapter was trained on, by the adapter's own file; None where it was not, or nobody knows."""
+    from lora_edu.adapters.folder import opened as opened_folder
+    from lora_edu.adapters.save_load import BASE_IN_BITS
+    from lora_edu.models.quantized.linear import Quantization
+
+    if adapter is None or not (adapter / "adapter_model.safetensors").is_file():
+        return None  # what is missing is said where the adapter is read
+    with opened_folder(adapter) as file:
+        return Quantization.from_json(file.metadata.get(BASE_IN_BITS))
 
 
 def base_of(adapter: Path) -> str:

@@ -12,6 +12,7 @@ import typer
 
 from lora_edu.cli.common import (
     Adapter,
+    Bits,
     Config,
     Folder,
     Model,
@@ -35,6 +36,7 @@ def evaluate(
     data: Annotated[Path | None, typer.Option(help="Or your own rows: their loss.")] = None,
     scale: Scale = 1.0,
     model: Model = None,
+    bits: Bits = None,
     split: Annotated[Split | None, typer.Option(help="Which of a task's rows; test without it.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="So many rows at most.")] = None,
     system: System = None,
@@ -77,7 +79,7 @@ def evaluate(
         raise typer.BadParameter("--split belongs to --task: a file of your own is measured whole.")
     if out is not None:
         writable(out.parent)
-    opened_as = _Opened(adapter, model, scale, limit, against_base)
+    opened_as = _Opened(adapter, model, scale, limit, against_base, bits)
     if task is not None:
         figures = _eval_task(task, opened_as, split or Split.TEST)
     else:
@@ -94,6 +96,7 @@ class _Opened:
     scale: float
     limit: int | None
     against_base: bool
+    bits: int | None = None
 
 
 def _eval_task(task_name: str, chosen: _Opened, split: Split) -> dict[str, Any]:
@@ -101,7 +104,7 @@ def _eval_task(task_name: str, chosen: _Opened, split: Split) -> dict[str, Any]:
     from lora_edu.evaluation.report import evaluate
 
     task = chosen_task(task_name)
-    model, tokenizer = opened(chosen.model, chosen.adapter, chosen.scale)
+    model, tokenizer = opened(chosen.model, chosen.adapter, chosen.scale, chosen.bits)
     report = evaluate(model, tokenizer, task, split.value, chosen.limit)
     _warn_of_trained(chosen.adapter, report.rows)
     typer.echo(str(report))
@@ -124,7 +127,7 @@ def _eval_rows(data: Path | None, chosen: _Opened, system: str, max_length: int)
 
     rows = read_rows(str(data), system=system)[: chosen.limit]
     _warn_of_trained(chosen.adapter, rows)
-    model, tokenizer = opened(chosen.model, chosen.adapter, chosen.scale)
+    model, tokenizer = opened(chosen.model, chosen.adapter, chosen.scale, chosen.bits)
     examples = encode_rows(rows, tokenizer, max_length)
     check_fits(examples, model, [row.where for row in rows])  # named by file and row
     nll = mean_nll(model, examples)

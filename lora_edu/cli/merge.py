@@ -17,6 +17,13 @@ def merge(
     adapter: Adapter = None,
     model: Model = None,
     scale: Scale = 1.0,
+    bits: Annotated[
+        int,
+        typer.Option(
+            help="16: into the base as its file has it; 4: into the base rounded to four bits and made dense again, on which an adapter "
+            "may have been trained."
+        ),
+    ] = 16,
     untie: Annotated[
         bool,
         typer.Option(
@@ -35,9 +42,13 @@ def merge(
     from lora_edu.adapters.merging import untie as separate
     from lora_edu.data.templates import prompt_ids
     from lora_edu.models.base import load_base
+    from lora_edu.models.quantized.conversion import dequantize
 
     must_be_new(out)
-    base, tokenizer = opened(model, the_adapter(folder, adapter, needed=True), scale)
+    source = the_adapter(folder, adapter, needed=True)
+    base, tokenizer = opened(model, source, scale, bits)
+    if bits == 4:
+        dequantize(base)
     if untie:
         separate(base)
     ids = torch.tensor(

@@ -80,6 +80,13 @@ def train(
             "--advise", help="Let `lora-edu advise` choose what no flag says, for these rows.", rich_help_panel=_RUN
         ),
     ] = False,
+    bits: Annotated[
+        int | None,
+        typer.Option(
+            help="4 holds the frozen base in four bits (NF4, as QLoRA): less memory, longer steps.",
+            rich_help_panel=_ADAPTER,
+        ),
+    ] = None,
     tensorboard: Annotated[
         Path | None, typer.Option(help="Write the curves into this folder, for TensorBoard.", rich_help_panel=_RUN)
     ] = None,
@@ -123,6 +130,7 @@ def train(
         "max_length": max_length,
         "packing": packing,
         "model": model,
+        "bits": bits,
     }
     # A resumed run has what was advised in its settings.
     _run(
@@ -159,7 +167,7 @@ def _run(given: dict[str, Any], out: Path, resume: bool, advised: bool) -> None:
 
     curves = [TensorBoard(given["tensorboard"])] if "tensorboard" in given else []
 
-    model, tokenizer = opened(given["model"], None)
+    model, tokenizer = opened(given["model"], None, bits=given.get("bits"))
     examples = encode_rows(train_rows, tokenizer, given["max_length"])
     held_out = encode_rows(valid_rows, tokenizer, given["max_length"])
     check_fits([*examples, *held_out], model, [row.where for row in (*train_rows, *valid_rows)])
