@@ -10,6 +10,7 @@ from lora_edu.widgets.dial import AdapterDial, DialData
 from lora_edu.widgets.directions import RankDirections
 from lora_edu.widgets.knob_map import KnobMap, Knobs
 from lora_edu.widgets.memory import MemoryBars
+from lora_edu.widgets.quantisation import QuantisationLine
 from lora_edu.widgets.ranks import RankSlider
 from lora_edu.widgets.shapes import ShapesAndStarts
 from lora_edu.widgets.spectrum import SpectrumExplorer
@@ -26,6 +27,7 @@ __all__ = [
     "Knobs",
     "MemoryBars",
     "MixerData",
+    "QuantisationLine",
     "RankDirections",
     "RankSlider",
     "ShapesAndStarts",
