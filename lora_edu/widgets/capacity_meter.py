@@ -101,8 +101,8 @@ class CapacityMeter(Widget):
         lines = [
             ("Room", 15, INK, True), (f"{_many(result.free)} free numbers", 13, INK, False),
             (f"× {each} bits each", 13, INK, False), (f"= {budget}", 13, BLUE, True), ("", 8, INK, False),
-            ("Asked for", 15, INK, True), ("rows × tokens × bits a token", 12, MUTED, False), (need, 13, VERMILION, True),
-            ("", 8, INK, False), (verdict, 15, INK, True), (smallest, 13, INK, False),
+            ("Asked for", 15, INK, True), ("rows × tokens × bits a token", 12, MUTED, False), (need, 12, VERMILION, True),
+            ("", 8, INK, False), (verdict, 15, INK, True), *((line, 13, INK, False) for line in smallest),
         ]  # fmt: skip
         y = 36.0
         for text, size, colour, bold in lines:
@@ -119,7 +119,7 @@ class CapacityMeter(Widget):
         self._draw_budget(canvas, state, result)
         canvas.alt = (
             f"An adapter of rank {state['r']} on {state['spot']} of {state['model']} has {result.free:,} free numbers. At {each} bits each it has "
-            f"room for {budget}. Asked for are {need}. {verdict} {smallest} {' '.join(said)}"
+            f"room for {budget}. Asked for are {need}. {verdict} {' '.join(smallest)} {' '.join(said)}"
         )
         return canvas
 
@@ -143,21 +143,23 @@ class CapacityMeter(Widget):
 
 def _verdict(result: Room, here: BitsEach) -> str:
     share = result.need / here.mean
-    said = (
-        f"{100 * share:,.0f} %" if share >= 0.095 else f"{100 * share:.2g} %" if share >= 1e-4 else "less than 0.01 %"
-    )
+    said = f"{100 * share:,.0f} %" if share >= 0.095 else f"{100 * share:.2g} %" if share >= 1e-4 else "under 0.01 %"
     if result.need <= here.least:
-        return f"Room enough: {said} of it asked for."
+        return f"Room enough: {said} used."
     return f"Too much: {said} of the room." if result.need > here.most else f"On the edge: {said} of the room."
 
 
-def _smallest(result: Room) -> str:
+def _smallest(result: Room) -> tuple[str, ...]:
+    """A line, or two where the least that was measured asks for a higher rank."""
     mean, sure = result.smallest("mean"), result.smallest("least")
     if mean is None:
-        return f"No rank up to {RANKS[-1]} has room for it."
+        return (f"No rank up to {RANKS[-1]} has room for it.",)
     if mean == sure:
-        return f"The smallest rank with room: r = {mean}."
-    return f"Smallest rank with room: r = {mean}, with the least measured {f'r = {sure}' if sure else 'none'}."
+        return (f"The smallest rank with room: r = {mean}.",)
+    return (
+        f"The smallest rank with room: r = {mean};",
+        f"by the least bits measured: {f'r = {sure}' if sure else 'none'}.",
+    )
 
 
 def _many(count: float) -> str:

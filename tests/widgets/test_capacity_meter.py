@@ -38,7 +38,7 @@ def test_room_and_need_and_the_smallest_rank():
     assert (room.at(8).least, room.at(8).mean, room.at(8).most) == (1.5 * free, 2.0 * free, 2.5 * free)
     smallest = next(r for r in RANKS if 2.0 * free_in_model("smollm2-135m", "all-linear", r) >= 2e6)
     assert room.smallest("mean") == smallest == 4
-    assert "Room enough: 41 % of it asked for." in widget.canvas().alt
+    assert "Room enough: 41 % used." in widget.canvas().alt
     assert "r = 4" in widget.canvas().alt
 
 
@@ -69,6 +69,21 @@ def test_the_larger_model_has_more_room_and_a_rank_beyond_a_matrix_adds_nothing_
     small, large = (meter(model=model)._result() for model in ("smollm2-135m", "llama-2-7b"))
     assert all(a.mean < b.mean for a, b in zip(small.budgets, large.budgets))
     assert free_in_model("smollm2-135m", "q and v", 1000) == 30 * (576 * 576 + 576 * 192)  # all of both matrices
+
+
+def test_no_line_beside_the_drawing_leaves_it():
+    from lora_edu.plots.primitives import Text
+    from lora_edu.plots.raster import font
+    from lora_edu.widgets.base import WIDTH
+
+    for state in (
+        {"rows": ROWS[-1], "tokens": TOKENS[-1]},
+        {"rows": 100_000, "surprise": 2.0, "r": 1},
+        {"model": "llama-2-7b", "r": 256},
+    ):
+        for item in meter(**state).canvas().items:
+            if isinstance(item, Text) and item.anchor == "start":
+                assert item.at[0] + font(item.size, item.bold).getlength(item.text) <= WIDTH, item.text
 
 
 def test_it_says_what_it_is_not():
