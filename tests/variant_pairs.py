@@ -63,17 +63,24 @@ def pair(theirs_config, folder, make=net):
     return load(make(), folder, trainable=True).double(), theirs
 
 
+def _short(key: str, words: tuple[str, str]) -> str:
+    """One name for a tensor in either library; one that layers share stands under different paths."""
+    for word in filter(None, words):
+        key = key.replace(f".{word}", ".")
+    return "vector_bank" if key.endswith("vector_bank") else key
+
+
 def largest(one, other) -> float:
     assert one.keys() == other.keys() and one
-    return max(float((one[key].detach() - other[key].detach()).abs().max()) for key in one)
+    return max(float((one[key].detach().flatten() - other[key].detach().flatten()).abs().max()) for key in one)
 
 
-def train_both(ours, theirs, steps: int = 20, penalty=None, after=None, data=batch) -> dict[str, float]:
+def train_both(ours, theirs, steps: int = 20, penalty=None, after=None, data=batch, words=("", "")) -> dict[str, float]:
     """The largest differences over `steps` AdamW steps: of losses, of gradients, and of the weights at the end.
 
     penalty(theirs): PEFT's term of the loss; after(model, step): what either does after a step.
     """
-    mine, other = trained(ours), trained(theirs)
+    mine, other = ({_short(k, words): p for k, p in trained(model).items()} for model in (ours, theirs))
     start = {key: p.detach().clone() for key, p in mine.items()}
     optimizers = [torch.optim.AdamW(list(params.values()), lr=1e-2) for params in (mine, other)]
     found = {"loss": 0.0, "gradients": 0.0}
@@ -104,18 +111,24 @@ def train_both(ours, theirs, steps: int = 20, penalty=None, after=None, data=bat
     return found
 
 
+def agreed(found: dict[str, float]) -> None:
+    """All of these differences are rounding; `pytest -rP` shows them."""
+    print(", ".join(f"{what} {value:.0e}" for what, value in found.items()))
+    assert max(found.values()) < NEAR, found
+
+
 def outputs(*models, data=batch) -> list[Tensor]:
     with torch.no_grad():
         return [model(data(50)[0]) for model in models]
 
 
-def merged_apart(ours, theirs, make=net, changed=3) -> dict[str, float]:
+def merged_apart(ours, theirs, make=net, changed=3, data=batch) -> dict[str, float]:
     """The largest difference of the merged weights; merge and unmerge of ours in between change nothing."""
-    [before] = outputs(ours)
+    [before] = outputs(ours, data=data)
     merge(ours)
-    merged = max(float((a - b).abs().max()) for a, b in zip(outputs(ours), [before]))
+    merged = float((outputs(ours, data=data)[0] - before).abs().max())
     unmerge(ours)
-    assert torch.equal(outputs(ours)[0], before)
+    assert torch.equal(outputs(ours, data=data)[0], before)
     merge(ours)
     plain, reference = unload(ours).state_dict(), theirs.merge_and_unload().state_dict()
     original = make().state_dict()
@@ -123,11 +136,11 @@ def merged_apart(ours, theirs, make=net, changed=3) -> dict[str, float]:
     return {"merged output": merged, "merged weights": largest(plain, reference)}
 
 
-def folders_apart(ours, folder, make=net) -> dict[str, float]:
+def folders_apart(ours, folder, make=net, data=batch) -> dict[str, float]:
     """What PEFT and we make of the folder that we write: the largest difference of the outputs."""
     save(ours, folder)
     theirs = peft.PeftModel.from_pretrained(make(), folder).double().eval()
     mine = load(make(), folder).double().eval()
-    ours, theirs, mine, base = outputs(ours, theirs, mine, make())
+    ours, theirs, mine, base = outputs(ours, theirs, mine, make(), data=data)
     assert float((ours - base).abs().max()) > 1e-2
     return {"PEFT reads it": float((ours - theirs).abs().max()), "we read it": float((ours - mine).abs().max())}

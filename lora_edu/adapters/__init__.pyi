@@ -2,6 +2,7 @@ from .combining import METHODS as METHODS
 from .combining import CombineReport as CombineReport
 from .combining import combine as combine
 from .config import LoRAConfig as LoRAConfig
+from .converting import convert as convert
 from .drift import DriftReport as DriftReport
 from .drift import merge_drift as merge_drift
 from .extraction import ExtractReport as ExtractReport
@@ -19,6 +20,7 @@ from .interference import Overlap as Overlap
 from .interference import mean_cosine as mean_cosine
 from .interference import overlap as overlap
 from .layer import LoRALayer as LoRALayer
+from .layers import LoRAConv2d as LoRAConv2d
 from .layers import LoRAEmbedding as LoRAEmbedding
 from .layers import LoRALinear as LoRALinear
 from .loftq_start import LoftQReport as LoftQReport

@@ -149,7 +149,7 @@ def extract(
 def _cut(
     target: Target, difference: Tensor, rank: int | None, energy: float | None, total: float, weight: float
 ) -> tuple[Factors, LayerExtract]:
-    matrix = difference if target.kind == "linear" else difference.T  # (out, in)
+    matrix = difference.T if target.kind in ("conv1d", "embedding") else difference.reshape(target.shape)  # (out, in)
     U, S, Vh = leading_svd(matrix, rank if rank is None else min(rank, *matrix.shape))
     k = size_for(S, target.shape, rank, energy)
     kept = float(

@@ -102,7 +102,8 @@ def refuse_variant(state: AdapterState, names: Any, what: str) -> None:
     """Raise AdapterError for adapters that are more than factors B A."""
     if varied := [f"{n} ({type(state.configs[n].variant).__name__})" for n in names if state.configs[n].variant]:
         raise AdapterError(
-            f"{', '.join(varied)}: more than factors B A, so that they cannot be {what}: merge them instead"
+            f"{', '.join(varied)}: more than factors B A, so that they cannot be {what}: merge them instead, or make plain LoRA of them "
+            "(convert)"
         )
 
 

@@ -16,7 +16,7 @@ from lora_edu.adapters import fused, stillness
 from lora_edu.adapters.config import LoRAConfig
 from lora_edu.adapters.finding import adapter_names, lora_layers, saved_modules, state_of
 from lora_edu.adapters.layer import DEFAULT, AdapterState, LoRALayer
-from lora_edu.adapters.layers import LoRAEmbedding, LoRALinear, SavedModule
+from lora_edu.adapters.layers import LAYERS, SavedModule
 from lora_edu.adapters.obstacles import refuse_peft
 from lora_edu.adapters.switching import known, refuse_merged
 from lora_edu.adapters.targets import Target, plan, saved_paths
@@ -64,6 +64,7 @@ def install(
     tree = dict(outside(model))
     if variant and variant.reads_base:
         _refuse_quantised(tree, targets, type(variant).__name__)
+    start_only = variant is not None and variant.start_only
     slots = {target.name: variant.slots(target) if variant else {} for target in targets}
     shared = variant.shared(targets) if variant else {}
     for each in (*slots.values(), shared):
@@ -77,7 +78,7 @@ def install(
     for target in targets:
         layer: Any = tree[target.name]
         if not isinstance(layer, LoRALayer):
-            layer = LoRAEmbedding(layer, state) if target.kind == "embedding" else LoRALinear(layer, state=state)
+            layer = LAYERS[target.kind](layer, state=state)
             layer.train(layer.base_layer.training)
             _replace(model, target.name, layer)
         init = None if empty else config.init_lora_weights
@@ -88,8 +89,8 @@ def install(
             target.lora_alpha,
             config.lora_dropout,
             config.use_rslora,
-            init,
-            variant,
+            init if variant is None else None,
+            None if start_only else variant,
             slots[target.name],
         )
         layers[target.name] = layer
@@ -114,6 +115,8 @@ def install(
             for parameter in trained:
                 parameter.requires_grad_(True)
             raise
+    if start_only:
+        state.configs[name] = replace(config, variant=None)
     state.active = {name: 1.0}
     fused.attach(model)
     stillness.hold(model)

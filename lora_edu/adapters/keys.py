@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lora_edu.adapters.config import LoRAConfig
 from lora_edu.adapters.finding import base_name, base_parameters, kept_buffers, lora_layers
 from lora_edu.adapters.layer import LoRALayer
-from lora_edu.adapters.layers import LoRAEmbedding, SavedModule
+from lora_edu.adapters.layers import LoRAConv2d, LoRAEmbedding, SavedModule
 from lora_edu.adapters.patterns import inside_saved, matches
 from lora_edu.adapters.targets import Target, adaptable_tree
 from lora_edu.adapters.variants import Variant
@@ -47,22 +47,28 @@ def variant_keys(variant: Variant, targets: Sequence[Target], adapter: str) -> d
 def targets_in(model: nn.Module, name: str, config: LoRAConfig) -> list[Target]:
     """The plan of an adapter that is in the model, read off its layers."""
     return [
-        Target(path, _kind(layer), layer.shape, config.rank_for(path), config.alpha_for(path))
+        Target(path, _kind(layer), layer.shape, config.rank_for(path), config.alpha_for(path), _kernel(layer))
         for path, layer in lora_layers(model).items()
         if name in layer.scalings
     ]
 
 
+def _kernel(layer: LoRALayer) -> tuple[int, ...]:
+    return tuple(layer.weight.shape[1:]) if isinstance(layer, LoRAConv2d) else ()
+
+
 def _kind(layer: LoRALayer) -> str:
     if isinstance(layer, LoRAEmbedding):
         return "embedding"
+    if isinstance(layer, LoRAConv2d):
+        return "conv2d"
     return "conv1d" if getattr(layer, "fan_in_fan_out", False) else "linear"
 
 
 # -- what a file must hold ---------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Expected:
-    """One tensor that the file must hold: its shape, the dtype it will have in the model, our name for it."""
+    """One tensor that the file must hold: its shape there, the dtype it will have in the model, our name for it."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -90,7 +96,7 @@ def expected(
         A, B = ("lora_embedding_A", "lora_embedding_B") if target.kind == "embedding" else ("lora_A", "lora_B")
         for factor, shape in ((A, (target.r, n_in)), (B, (n_out, target.r))):
             name = f"{target.name}.{factor}.{adapter}"
-            found[disk_key(name, adapter)] = Expected(shape, dtype, name)
+            found[disk_key(name, adapter)] = Expected(target.on_disk(factor) or shape, dtype, name)
     if config.variant:
         for name, key in variant_keys(config.variant, targets, adapter).items():
             found[key] = Expected(*slots[name], name)

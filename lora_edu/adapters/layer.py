@@ -161,6 +161,7 @@ class LoRALayer(nn.Module):
 
     def _add(self, weight: Tensor, chosen: list[tuple[str, float]]) -> Tensor:
         """weight + Σ s·B A, one matrix product and no other temporary for each."""
+        stored, weight = weight.shape, self.as_matrix(weight)
         for name, s in chosen:
             if name in self.variants:
                 delta = self.variants[name].delta(self, name)  # (out, in), s inside
@@ -168,7 +169,7 @@ class LoRALayer(nn.Module):
                 continue
             left, right = self.product(self.factors[0][name], self.factors[1][name])
             weight = torch.addmm(weight, left, right, alpha=s)
-        return weight
+        return weight.view(stored)
 
     def _added_bias(self) -> Tensor | None:
         """What the active variants add to the bias, or None."""
@@ -178,6 +179,10 @@ class LoRALayer(nn.Module):
             if name in self.variants and (delta := self.variants[name].delta_bias(self, name)) is not None
         ]
         return sum(found[1:], found[0]) if found else None
+
+    def as_matrix(self, weight: Tensor) -> Tensor:
+        """The base's weight, or what has its shape, as two dimensions in its own orientation."""
+        return weight
 
     def oriented(self, matrix: Tensor) -> Tensor:
         """A matrix (out, in) as the base stores its weight; the reverse is the same."""
@@ -254,9 +259,10 @@ class LoRALayer(nn.Module):
         weight = self.base_layer.weight
         W0 = weight.data
         bias, added = self.bias, self._added_bias()  # of the base as it stands: before the weight changes
-        if not keep_base and weight.dtype == self._factor_dtype() and not self.variants:
+        in_place = not keep_base and weight.dtype == self._factor_dtype() and not self.variants
+        if in_place and weight.is_contiguous():
             for name, s in self.active_adapters():
-                weight.data.addmm_(*self.product(self.factors[0][name], self.factors[1][name]), alpha=s)
+                self.as_matrix(weight.data).addmm_(*self.product(self.factors[0][name], self.factors[1][name]), alpha=s)
         else:
             weight.data = self._merged_weight().to(W0.dtype)
         self.W0 = W0 if keep_base else None

@@ -60,11 +60,7 @@ class LoRALinear(LoRALayer):
         return matrix.T if self.fan_in_fan_out else matrix
 
     def reset_factors(self, A: Tensor, B: Tensor, init: bool | str) -> None:
-        if init == "gaussian":
-            nn.init.normal_(A, std=1 / A.shape[0])
-        else:
-            nn.init.kaiming_uniform_(A, a=math.sqrt(5))  # U(±1/√in): what nn.Linear itself starts from
-        nn.init.zeros_(B)
+        _reset_linear(A, B, init)
 
     def fused_part(self) -> Part | None:
         """This layer as the fast path sees it; None where only the plain formula of `forward` is right."""
@@ -159,6 +155,62 @@ class LoRAEmbedding(LoRALayer):
             low = F.embedding(ids, A.T, self.base_layer.padding_idx)  # (..., r)
             y = torch.add(y, F.linear(low, B) * embed_scale, alpha=s)  # (..., dim)
         return y.to(base_output.dtype)
+
+
+class LoRAConv2d(LoRALayer):
+    """LoRA on `nn.Conv2d` (one group): y = W₀ ∗ x + b + s·B(A ∗ x), ∗ with W₀'s stride, padding and dilation. Chapters 10 and 12.
+
+    A (r, in·kh·kw) is r filters of W₀'s size, B (out, r) mixes what they give at each place: as matrices, ΔW = s·B A of
+    W₀ (out, in, kh, kw) laid out as (out, in·kh·kw). PEFT's file has them as (r, in, kh, kw) and (out, r, 1, 1). PEFT's own A leaves out
+    dilation and a padding_mode, so that there such layers differ from their merge; here they do not.
+    """
+
+    def __init__(self, base_layer: nn.Conv2d, state: AdapterState | None = None) -> None:
+        if not isinstance(base_layer, nn.Conv2d):
+            raise TargetError(f"LoRAConv2d adapts nn.Conv2d, not {type(base_layer).__name__}")
+        super().__init__(base_layer, state)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        out, *rest = self.base_layer.weight.shape
+        return out, math.prod(rest)
+
+    def as_matrix(self, weight: Tensor) -> Tensor:
+        return weight.reshape(self.shape)
+
+    def reset_factors(self, A: Tensor, B: Tensor, init: bool | str) -> None:
+        _reset_linear(A, B, init)
+
+    def through(self, x: Tensor, A: Tensor, B: Tensor) -> Tensor:
+        """x (N, in, H, W) → B(A ∗ x) (N, out, H', W'), for A (k, in·kh·kw) and B (out, k)."""
+        filters = A.view(-1, *self.base_layer.weight.shape[1:])
+        low = self.base_layer._conv_forward(x, filters, None)  # (N, k, H', W')
+        return F.conv2d(low, B[:, :, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, in, H, W) → (N, out, H', W')."""
+        base_output = self.base_layer(x)
+        if self.merged or not self.state.active:
+            return base_output
+        y = base_output
+        for name, s in self.active_adapters():
+            if name in self.variants:
+                update = self.variants[name].update(self, name, x, base_output)
+                y = torch.add(y, update, alpha=s / self.scalings[name])
+                continue
+            y = torch.add(y, self.through(self.dropped(name, x), *(held[name] for held in self.factors)), alpha=s)
+        return y.to(base_output.dtype)
+
+
+LAYERS = {"linear": LoRALinear, "conv1d": LoRALinear, "embedding": LoRAEmbedding, "conv2d": LoRAConv2d}
+
+
+def _reset_linear(A: Tensor, B: Tensor, init: bool | str) -> None:
+    if init == "gaussian":
+        nn.init.normal_(A, std=1 / A.shape[0])
+    else:
+        nn.init.kaiming_uniform_(A, a=math.sqrt(5))  # U(±1/√in): what nn.Linear itself starts from
+    nn.init.zeros_(B)
 
 
 class SavedModule(nn.Module):

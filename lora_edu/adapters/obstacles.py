@@ -20,11 +20,13 @@ def is_conv1d(module: nn.Module) -> bool:
 
 
 def kind_of(module: nn.Module) -> str | None:
-    """ "linear", "conv1d", "embedding", or None for what no adapter can be put on."""
+    """ "linear", "conv1d", "embedding", "conv2d", or None for what no adapter can be put on."""
     if isinstance(module, nn.Linear):
         return "linear"
     if is_conv1d(module):
         return "conv1d"
+    if isinstance(module, nn.Conv2d):
+        return "conv2d"
     return "embedding" if isinstance(module, nn.Embedding) else None
 
 
@@ -65,7 +67,10 @@ class Obstacles:
         if parametrize.is_parametrized(module) or "weight" not in module._parameters:
             return "its weight is made from other tensors at each call (weight or spectral norm), and could not be merged; remove the parametrization first"
         forward = type(module).forward
-        if forward in (nn.Linear.forward, nn.Embedding.forward) or is_conv1d(module) or is_quantized(module):
+        if isinstance(module, nn.Conv2d) and module.groups > 1:
+            return f"it has {module.groups} groups, each with inputs of its own, and no B A has that form: a merge would be wrong"
+        known = forward in (nn.Linear.forward, nn.Embedding.forward, nn.Conv2d.forward)
+        if known or is_conv1d(module) or is_quantized(module):
             return None
         # Gemma and its like scale what they read: `embed_scale` is counted in.
         if isinstance(module, nn.Embedding) and hasattr(module, "embed_scale"):

@@ -19,7 +19,7 @@ from lora_edu.adapters.finding import adapter_buffers, adapter_parameters, saved
 from lora_edu.adapters.folder import CONFIG, WEIGHTS, WeightsFile, floating, opened, read, read_config, write
 from lora_edu.adapters.identity import fingerprint, resized
 from lora_edu.adapters.injection import install
-from lora_edu.adapters.keys import PREFIX, Expected, base_by_key, disk_key, expected, plain_key, written
+from lora_edu.adapters.keys import PREFIX, Expected, base_by_key, disk_key, expected, plain_key, targets_in, written
 from lora_edu.adapters.layer import DEFAULT
 from lora_edu.adapters.prefixes import complaint, mending
 from lora_edu.adapters.targets import plan, saved_paths
@@ -86,10 +86,18 @@ def content(model: nn.Module, name: str) -> tuple[LoRAConfig, dict[str, Tensor]]
     """What `save` writes of the adapter itself: its configuration and {key in the file: tensor}, where the model has them."""
     config, keys = written(model, name, state_of(model).configs[name])
     tensors = {}
+    shapes = {
+        f"{target.name}.{slot}.{name}": shape
+        for target in targets_in(model, name, config)
+        for slot in (() if config.variant else ("lora_A", "lora_B"))
+        if (shape := target.on_disk(slot)) is not None
+    }
     for n, tensor in {**adapter_parameters(model, name), **adapter_buffers(model, name)}.items():
         key = keys.get(n) if config.variant and ".copies." not in n else disk_key(n, name)
         if key is not None:  # what a variant makes again is not written
             tensors[key] = whole(tensor.detach())
+            if n in shapes:
+                tensors[key] = tensors[key].reshape(shapes[n])
     return config.variant.to_disk(config, tensors) if config.variant else (config, tensors)
 
 
@@ -137,7 +145,7 @@ def _fill(model: nn.Module, name: str, ready: Mapping[str, Tensor], rows: Mappin
     with torch.no_grad():
         for own, parameter in adapter_parameters(model, name).items():
             if own in ready:
-                parameter.copy_(ready[own])
+                parameter.copy_(ready[own].view(parameter.shape))  # a convolution's factors are matrices here
             parameter.requires_grad_(trainable and parameter.requires_grad)
         for own, buffer in adapter_buffers(model, name).items():
             buffer.copy_(ready[own])

@@ -43,7 +43,8 @@ def plan(model: nn.Module, config: LoRAConfig, *, from_disk: bool = False) -> li
     obstacles = Obstacles(model)
     targets, matched_others, stopped = [], [], []
     for name in chosen(model, config, modules):
-        module, kind = modules[name], kind_of(modules[name])
+        module: Any = modules[name]
+        kind = kind_of(module)
         if any(name.startswith(f"{path}.") for path in saved):
             continue
         if kind is None:
@@ -51,11 +52,12 @@ def plan(model: nn.Module, config: LoRAConfig, *, from_disk: bool = False) -> li
         elif reason := obstacles.reason(name, tree[name]):
             stopped.append((name, reason))
         else:
-            targets.append(Target(name, kind, _shape(module), config.rank_for(name), config.alpha_for(name)))
+            kernel = tuple(module.weight.shape[1:]) if kind == "conv2d" else ()
+            targets.append(Target(name, kind, _shape(module), config.rank_for(name), config.alpha_for(name), kernel))
     if matched_others:
         listed = ", ".join(f"{n} ({t})" for n, t in matched_others[:4])
         raise TargetError(
-            f"target_modules also matches what no adapter can be put on: {listed}; only Linear, Conv1D and Embedding can: narrow the pattern"
+            f"target_modules also matches what no adapter can be put on: {listed}; only Linear, Conv1D, Embedding and Conv2d can: narrow the pattern"
         )
     refuse(stopped, chosen_by_name=config.target_modules != ALL_LINEAR)
     if not targets:
@@ -137,6 +139,8 @@ def _check_choice(model: nn.Module, config: LoRAConfig, modules: dict[str, nn.Mo
 def _shape(module: Any) -> tuple[int, int]:
     if isinstance(module, nn.Linear):
         return module.out_features, module.in_features
+    if isinstance(module, nn.Conv2d):
+        return module.out_channels, module.weight[0].numel()
     rows, columns = module.weight.shape  # Conv1D stores (in, out), an embedding (vocabulary, dim)
     return columns, rows
 

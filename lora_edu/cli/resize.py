@@ -27,6 +27,8 @@ def resize(
 ) -> None:
     """Cut an adapter to a smaller rank (the nearest one there is), or give it a larger one to go on training with.
 
+    Another kind of LoRA (DoRA, …) becomes plain LoRA on the way, which every tool reads.
+
     Examples:
 
     `lora-edu resize runs/kjv --rank 4 --out runs/kjv-r4`
@@ -38,11 +40,11 @@ def resize(
     assert source is not None
     must_be_new(out)
 
-    from lora_edu.adapters.resizing import resize as cut
+    from lora_edu.adapters.converting import convert
     from lora_edu.adapters.save_load import save
 
     base, _ = opened(model, source)
-    report = cut(base, rank, energy=energy)
+    report = convert(base, rank, energy=energy)
     with replacing(out) as part:
         save(base, part)
         keep_of([source], part)
