@@ -7,8 +7,11 @@ from .config import lr_factor as lr_factor
 from .config import plan_warnings as plan_warnings
 from .config import step_rows as step_rows
 from .config import total_steps as total_steps
+from .galore import GaLore as GaLore
 from .instruments import Instruments as Instruments
 from .losses import causal_lm_loss as causal_lm_loss
+from .optimizers import LoRAFA as LoRAFA
+from .optimizers import freeze_for as freeze_for
 from .optimizers import loraplus_groups as loraplus_groups
 from .run import LossFunction as LossFunction
 from .run import LossSum as LossSum

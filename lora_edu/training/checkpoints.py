@@ -29,6 +29,7 @@ from lora_edu.models.sharded import as_shards
 from lora_edu.training.callbacks import History
 from lora_edu.training.folder import checkpoint_name, checkpoints, step_of, unfinished, unfinished_name
 from lora_edu.training.identity import differences, tensor_bytes
+from lora_edu.training.optimizers import state_like
 from lora_edu.training.processes import gathered, of_the_first
 from lora_edu.training.rng import State, capture_rng
 from lora_edu.training.run import Run
@@ -119,8 +120,7 @@ def check_state(run: Run, state: State) -> None:
         like = p.dtype, tuple(p.shape)
         expected[f"weights/{name}"] = like
         if values["step"]:
-            expected |= {f"adamw/{name}/{key}": like for key in ("exp_avg", "exp_avg_sq")}
-            expected[f"adamw/{name}/step"] = torch.float32, ()
+            expected |= {f"adamw/{name}/{key}": kept for key, kept in state_like(run.optimizer, p).items()}
     expected |= {f"buffers/{name}": (t.dtype, tuple(t.shape)) for name, t in run.carried().items()}
     if any(key.startswith("best/") for key in state.tensors):
         expected |= {f"best/{name}": (t.dtype, tuple(t.shape)) for name, t in (run.parameters | run.carried()).items()}

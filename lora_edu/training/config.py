@@ -39,9 +39,12 @@ class TrainConfig:
     ] = 1.0
     weight_decay: Annotated[float, "AdamW's decay of what trains, a step and unit of learning rate."] = 0.0
     optimizer: Annotated[
-        Literal["adamw", "lorafa"],
-        "adamw, or lorafa: A stays as it began, and B takes the step nearest to the whole matrix's (Zhang et al. 2023).",
+        Literal["adamw", "lorafa", "galore"],
+        "adamw; lorafa: A stays as it began, and B takes the step nearest to the whole matrix's; galore: whole matrices, moments of rank r.",
     ] = "adamw"
+    galore_rank: Annotated[int, "GaLore: how many directions of a matrix's gradient the moments are kept in."] = 128
+    galore_every: Annotated[int, "GaLore: steps between two choices of these directions."] = 200
+    galore_scale: Annotated[float, "GaLore: what the step of a projected matrix is multiplied by."] = 0.25
     loraplus_lr_ratio: Annotated[
         float | None, "LoRA+: B's learning rate as a multiple of A's, which is learning_rate (Hayou et al. 2024)."
     ] = None
@@ -81,7 +84,8 @@ class TrainConfig:
         return {
             name: value
             for name, value in asdict(self).items()
-            if not name.startswith(("loraplus_", "optimizer")) or value != type(self).__dataclass_fields__[name].default
+            if not name.startswith(("loraplus_", "optimizer", "galore_"))
+            or value != type(self).__dataclass_fields__[name].default
         }
 
     def decisive(self) -> dict[str, Any]:
@@ -91,6 +95,8 @@ class TrainConfig:
         how = {"output_dir", "save_every", "batch_size", "gradient_accumulation_steps", "gradient_checkpointing"}
         if self.loraplus_lr_ratio is None:
             how.add("loraplus_lr_embedding")
+        if self.optimizer != "galore":
+            how |= {"galore_rank", "galore_every", "galore_scale"}
         return {"rows a step": rows} | {name: value for name, value in self.to_dict().items() if name not in how}
 
     @classmethod
@@ -128,12 +134,23 @@ class _Option(NamedTuple):
 
 _POSSIBLE: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(
-        ("batch_size", "gradient_accumulation_steps", "epochs", "max_steps", "eval_every", "patience", "save_every"),
+        (
+            "galore_rank",
+            "galore_every",
+            "batch_size",
+            "gradient_accumulation_steps",
+            "epochs",
+            "max_steps",
+            "eval_every",
+            "patience",
+            "save_every",
+        ),
         (lambda n: 1 <= n < 10**8, "a whole number of at least 1 and below a hundred million"),
     ),
     "warmup_steps": (lambda n: 0 <= n < 10**8, "a whole number of at least 0 and below a hundred million"),
     # NumPy's older generator takes 32 bits, and each process adds its own number.
     "seed": (lambda n: 0 <= n <= 4 * 10**9, "a whole number from 0 to 4,000,000,000"),
+    "galore_scale": (lambda x: x > 0 and math.isfinite(x), "a positive number, such as 0.25"),
     "learning_rate": (lambda x: x > 0 and math.isfinite(x), "a positive number, such as 0.001"),
     "loraplus_lr_ratio": (lambda x: x > 0 and math.isfinite(x), "a positive number, such as 16 (or None for one rate)"),
     "loraplus_lr_embedding": (lambda x: x > 0 and math.isfinite(x), "a positive number, such as 0.000001"),

@@ -1,4 +1,4 @@
-"""What the optimiser is given, and which it is: AdamW over one group, or LoRA+'s groups; LoRA-FA. Chapters 08 and 10.
+"""What the optimiser is given, and which it is: AdamW over one group, or LoRA+'s groups; LoRA-FA; GaLore. Chapters 08 and 10.
 
 A group's rate is a multiple of the run's, so that a schedule, and a callback that changes the peak, move all groups alike.
 """
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lora_edu.errors import TrainingError
 from lora_edu.training.config import TrainConfig
+from lora_edu.training.galore import GaLore
 
 TIMES = "times"  # key of a group: its learning rate as a multiple of the run's
 
@@ -31,12 +32,28 @@ def new_optimizer(
             weight_decay=config.weight_decay,
         )
     optimizer: torch.optim.Optimizer
-    if config.optimizer == "lorafa":
+    if config.optimizer == "galore":
+        optimizer = GaLore(
+            groups,
+            rank=config.galore_rank,
+            every=config.galore_every,
+            scale=config.galore_scale,
+            lr=config.learning_rate,
+        )
+    elif config.optimizer == "lorafa":
         optimizer = LoRAFA(groups, lorafa_projections(model), lr=config.learning_rate)
     else:
         optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
     set_rate(optimizer, config.learning_rate)
     return optimizer
+
+
+def state_like(optimizer: torch.optim.Optimizer, p: nn.Parameter) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """{key: (dtype, shape)} of what the optimiser keeps of `p` from its first step on."""
+    if isinstance(optimizer, GaLore):
+        return optimizer.state_like(p)
+    moment = p.dtype, tuple(p.shape)
+    return {"exp_avg": moment, "exp_avg_sq": moment, "step": (torch.float32, ())}
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

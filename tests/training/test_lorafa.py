@@ -10,8 +10,8 @@ from variant_pairs import LAYERS, NEAR, batch, fill, net, trained
 
 from lora_edu.adapters import LoRAConfig, inject, load, lora_layers
 from lora_edu.errors import ConfigError, TrainingError
-from lora_edu.training import TrainConfig, Trainer, causal_lm_loss
-from lora_edu.training.optimizers import LoRAFA, freeze_for, new_optimizer
+from lora_edu.training import LoRAFA, TrainConfig, Trainer, causal_lm_loss, freeze_for
+from lora_edu.training.optimizers import new_optimizer
 
 NO_EPSILON = 1e-200  # PEFT's counts before the bias correction, torch's after it
 LORAFA = TrainConfig(optimizer="lorafa", learning_rate=3e-3)
