@@ -162,7 +162,7 @@ class LoRAConfig:
         plain = {k: list(v) if isinstance(v, tuple) else v for k, v in own.items()}
         plain |= {"rank_pattern": dict(self.rank_pattern), "alpha_pattern": dict(self.alpha_pattern)}
         plain = {"peft_type": "LORA", "bias": "none", "inference_mode": True, "use_dora": False, **plain}
-        return plain | (self.variant.to_config() if self.variant else {})
+        return self.variant.written(plain) if self.variant else plain
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "LoRAConfig":

@@ -24,6 +24,7 @@ _ADAPTER, _RUN, _DATA = "The adapter", "The run", "The data"
 FEW_STEPS = 20  # fewer teach a fresh adapter next to nothing at the usual rates
 ENOUGH_STEPS = 60  # what the rows of your own are repeated for, where neither steps nor epochs are given
 MOST_EPOCHS = 20
+FIRST_BATCHES = 8  # that a start from data or gradients looks at
 # One of these given, and the others are not advised: they would say the opposite.
 TOGETHER = ({"epochs", "max_steps"}, {"warmup_steps", "warmup_ratio"}, {"batch_size", "gradient_accumulation_steps"})
 
@@ -148,6 +149,7 @@ def _run(given: dict[str, Any], out: Path, resume: bool, advised: bool) -> None:
     from lora_edu.adapters.save_load import save
     from lora_edu.data.examples import check_fits, collate, encode_rows, pack
     from lora_edu.training.losses import causal_lm_loss
+    from lora_edu.training.optimizers import freeze_for
     from lora_edu.training.processes import new_accelerator
     from lora_edu.training.tensorboard import TensorBoard
     from lora_edu.training.trainer import Trainer
@@ -175,12 +177,13 @@ def _run(given: dict[str, Any], out: Path, resume: bool, advised: bool) -> None:
         given = _advised(task, given, model, examples, say) | given
         lora, plan = _settings(task, given, out, len(train_rows))
     torch.manual_seed(plan.seed)  # A is drawn here, before the trainer seeds its own run
-    inject(model, lora)
+    together = pack if given["packing"] else partial(collate, pad_token_id=tokenizer.pad_token_id)
+    inject(model, lora, data=_first_batches(lora, plan, examples, together, model.device))
+    freeze_for(model, plan)
     say(f"{audit(model)}\n{counted(len(examples), 'row')} to train on, {len(held_out)} held out.")
     if first:
         write_run(out, given)
         keep_rows(out, train_rows, valid_rows)
-    together = pack if given["packing"] else partial(collate, pad_token_id=tokenizer.pad_token_id)
     trainer = Trainer(model, examples, causal_lm_loss, plan, collate=together, eval_examples=held_out or None)
     trainer.resume_hint = f"lora-edu train --resume {out}"
     say(_what_runs(lora, trainer))
@@ -230,6 +233,16 @@ def _recipe(task: Any) -> Any:
     from lora_edu.tasks.base import Recipe
 
     return task.recipe if task else Recipe(LoRAConfig(), TrainConfig())
+
+
+def _first_batches(lora: LoRAConfig, plan: TrainConfig, examples: Any, together: Any, device: Any) -> Any:
+    """What a variant that starts from data is given: the first rows, FIRST_BATCHES batches of them; None for every other adapter."""
+    if not (lora.variant and lora.variant.needs_data):
+        return None
+    size = plan.batch_size
+    starts = range(0, min(len(examples), FIRST_BATCHES * size), size)
+    batches = (together(examples[i : i + size]) for i in starts)
+    return [{key: value.to(device) for key, value in batch.items()} for batch in batches]
 
 
 def _counting(steps: list[int]) -> Any:

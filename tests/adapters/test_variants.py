@@ -1,8 +1,7 @@
-"""The hook for variants, proved with two that nobody ships. (What the trainer asks of them: `tests/training/test_variants_train.py`.)"""
+"""The hook for variants: what the layers, files and errors do with any of them. (The trainer's part: `tests/training/test_variants_train.py`.)"""
 
 import copy
-import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import peft
 import pytest
@@ -10,7 +9,6 @@ import torch
 from conftest import make_tiny_llama
 from helpers import tokens
 from safetensors.torch import load_file
-from throwaway_variants import AdaLoRA, VeRA
 
 from lora_edu.adapters import (
     LoRAConfig,
@@ -32,24 +30,16 @@ from lora_edu.adapters import (
     unmerge,
     variant_loss,
 )
-from lora_edu.adapters.finding import state_of
-from lora_edu.adapters.variants import VARIANTS, Slot, Variant, register
+from lora_edu.adapters.variants import Slot, Variant, named, names
+from lora_edu.adapters.variants.adalora import AdaLoRA
+from lora_edu.adapters.variants.vera import VeRA
 from lora_edu.errors import AdapterError, ConfigError, TargetError
-
-
-@pytest.fixture(autouse=True)
-def registered():
-    for kind in (VeRA, AdaLoRA):
-        register(kind)
-    yield
-    del VARIANTS[-2:]
-
 
 CONFIGS = {
     "shared": LoRAConfig(r=4, target_modules=["q_proj", "down_proj"], variant=VeRA()),
     "shared, made again": LoRAConfig(r=4, target_modules=["q_proj", "down_proj"], variant=VeRA(save_projection=False)),
-    "after each step": LoRAConfig(r=3, target_modules=["q_proj", "v_proj"], variant=AdaLoRA()),
-    "with dropout": LoRAConfig(r=3, target_modules="all-linear", lora_dropout=0.2, variant=AdaLoRA()),
+    "after each step": LoRAConfig(r=3, target_modules=["q_proj", "v_proj"], variant=AdaLoRA(target_r=1)),
+    "with dropout": LoRAConfig(r=3, target_modules="all-linear", lora_dropout=0.2, variant=AdaLoRA(target_r=2)),
 }
 
 
@@ -106,26 +96,10 @@ def test_a_shared_tensor_is_one_and_written_once_unless_it_is_made_again(tmp_pat
     assert len(load_file(save(again, tmp_path / "b") / "adapter_model.safetensors")) == 2 * 4
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_peft_reads_the_shared_kind_alike(tmp_path):
-    """Two linear layers of one shape: PEFT's own VeRA with our file gives our output."""
-    make = lambda: torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Linear(5, 6))  # noqa: E731
-    torch.manual_seed(0)
-    ours = make()
-    theirs = copy.deepcopy(ours)
-    inject(ours, LoRAConfig(r=4, target_modules=["0", "1"], variant=VeRA()))
-    with torch.no_grad():
-        for p in adapter_parameters(ours).values():
-            p.copy_(torch.randn(p.shape))
-    theirs = peft.PeftModel.from_pretrained(theirs, save(ours, tmp_path))
-    x = torch.randn(3, 6)
-    torch.testing.assert_close(theirs(x), ours(x), rtol=0, atol=1e-5)
-
-
 def test_the_budget_is_kept_after_each_step_and_the_penalty_counts():
     model = train(inject(make_tiny_llama(), CONFIGS["after each step"]))
     left = sum(int((layer.tensor("lora_E", "default") != 0).sum()) for layer in lora_layers(model).values())
-    assert left == 5
+    assert left == 4  # of 12, in four layers
     assert variant_loss(model) > 0 and variant_loss(inject(make_tiny_llama(), LoRAConfig(r=2))) is None
     for parameter in adapter_parameters(model).values():
         parameter.requires_grad_(False)
@@ -181,7 +155,7 @@ def test_a_start_from_data_is_asked_for_and_one_that_fails_leaves_the_model_as_i
 
 def test_a_slot_must_be_told_from_a_weight():
     @dataclass(frozen=True)
-    class Bad(VeRA):
+    class Bad(Variant):
         def slots(self, target):
             return {"weight": Slot((1,))}
 
@@ -189,34 +163,27 @@ def test_a_slot_must_be_told_from_a_weight():
         inject(make_tiny_llama(), LoRAConfig(r=2, variant=Bad()))
 
 
-@dataclass(frozen=True)
-class WrittenPlain(AdaLoRA):
-    """Saved as plain LoRA: its diagonal goes into A."""
+def test_a_variant_is_chosen_by_its_files_name():
+    assert LoRAConfig(variant="vera:d_initial=0.5, save_projection=false").variant == VeRA(0.5, save_projection=False)
+    assert all(type(named(name)).__name__.lower() == name.replace("_", "") for name in names())
+    for text, words in (
+        ("verra", "there are adalora, dora"),
+        ("vera:d=1", "vera takes d_initial=…"),
+        ("dora:1", "dora takes no settings"),
+        (3, "a name, such as"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            LoRAConfig(variant=text)
 
-    def to_disk(self, config, tensors):
-        plain = {
-            key: tensor * tensors[key.replace("lora_A.weight", "lora_E")] if "lora_A" in key else tensor
-            for key, tensor in tensors.items()
-            if not key.endswith("lora_E")
-        }
-        return replace(config, variant=None), plain
 
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("more", [{}, {"modules_to_save": ["norm"]}])
-def test_a_variant_may_be_written_as_plain_lora_which_everybody_reads(tmp_path, more):
-    config = LoRAConfig(r=3, target_modules=["q_proj", "v_proj"], variant=WrittenPlain(), **more)
-    model = train(inject(make_tiny_llama(), config))
-    trained = model(tokens()).logits
-    folder = save(model, tmp_path)
-    assert "peft_type" in (said := json.loads((folder / "adapter_config.json").read_text())) and "budget" not in said
-    assert said["peft_type"] == "LORA" and not any(
-        "lora_E" in key for key in load_file(folder / "adapter_model.safetensors")
-    )
-    ours = load(make_tiny_llama(), folder)
-    assert state_of(ours).configs["default"].variant is None
-    torch.testing.assert_close(ours(tokens()).logits, trained, rtol=1e-5, atol=1e-6)
-    theirs = peft.PeftModel.from_pretrained(make_tiny_llama(), folder)
-    torch.testing.assert_close(theirs(tokens()).logits, trained, rtol=1e-5, atol=1e-6)
-    assert torch.equal(model(tokens()).logits, trained)  # saving changed nothing
-    assert isinstance(state_of(model).configs["default"].variant, WrittenPlain)
+def test_a_variant_stands_before_what_is_trained_in_full(tmp_path):
+    """`modules_to_save` beside each; written and read with it."""
+    for name in ("dora", "pissa"):
+        config = LoRAConfig(r=3, target_modules=["q_proj", "v_proj"], variant=name, modules_to_save=["norm"])
+        model = train(inject(make_tiny_llama(), config))
+        trained = model(tokens()).logits
+        ours = load(make_tiny_llama(), save(model, tmp_path / name))
+        torch.testing.assert_close(ours(tokens()).logits, trained, rtol=1e-5, atol=1e-6)
+        theirs = peft.PeftModel.from_pretrained(make_tiny_llama(), tmp_path / name)
+        torch.testing.assert_close(theirs(tokens()).logits, trained, rtol=1e-5, atol=1e-6)
+        assert torch.equal(model(tokens()).logits, trained)  # saving changed nothing

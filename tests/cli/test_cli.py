@@ -195,6 +195,18 @@ def test_more_of_the_run_can_be_said_on_the_command_line(model, data, tmp_path):
     assert again.exit_code == 0 and "had ended already" in said(again) and "step in" not in said(again)
 
 
+@pytest.mark.parametrize(
+    "more",
+    [("--variant", "eva"), ("--variant", "lora_ga", "-r", 2), ("--optimizer", "lorafa"), ("--variant", "adalora:target_r=2", "-r", 3)],
+)  # fmt: skip
+def test_starts_from_data_and_other_optimisers_have_their_flags(more, model, data, tmp_path):
+    """The first rows are what a start looks at; a stopped and resumed run begins alike."""
+    result = run(*TRAIN, "--model", model, "--data", data, "--steps", 3, *more, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    tensors = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert all(bool(t.any()) for t in tensors.values())
+
+
 def test_the_curves_go_to_tensorboard_where_it_is_asked_for(model, data, tmp_path, monkeypatch):
     written = []
 

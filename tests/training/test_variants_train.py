@@ -4,17 +4,18 @@ import copy
 
 import pytest
 import torch
-from throwaway_variants import AdaLoRA, VeRA
 from torch import nn
 from toy_runs import PressCtrlC, adapted, collate, farthest, sentences, weights
 
 from lora_edu.adapters import after_step, fused, lora_layers, training_hooks, variant_loss
 from lora_edu.adapters.training_hooks import variant_state
+from lora_edu.adapters.variants.adalora import AdaLoRA
+from lora_edu.adapters.variants.vera import VeRA
 from lora_edu.training import TrainConfig, Trainer, causal_lm_loss
 from lora_edu.training.config import step_rows
 
 STEPS = 4
-KINDS = {"shares a tensor": VeRA(), "acts after steps": AdaLoRA(), "dora": "dora", "pissa": "pissa"}
+KINDS = {"shares a tensor": VeRA(), "acts after steps": AdaLoRA(target_r=1), "dora": "dora", "pissa": "pissa"}
 
 
 def with_variant(variant, dropout: float = 0.0) -> nn.Module:
@@ -87,7 +88,7 @@ def test_the_trainer_asks_the_variant_as_a_loop_by_hand_does(kind, monkeypatch):
     assert farthest(weights(without_term.model), weights(deaf.model)) > 1e-4
     assert all(record["penalty"] > 0 for record in history.steps)
     left = [int((layer.tensor("lora_E", "default") != 0).sum()) for layer in lora_layers(asked.model).values()]
-    assert sum(left) == AdaLoRA().budget
+    assert sum(left) == 4  # target_r in each of four layers
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -115,6 +115,9 @@ class Variant:
     kinds: ClassVar[tuple[str, ...]] = ("linear", "conv1d")  # layers that it can be put on: also "embedding"
     unmergeable: ClassVar[str] = ""  # why it cannot be merged, for a variant that is no change of the weight
     needs_data: ClassVar[bool] = False  # whether `start` wants batches: inject(model, config, data=batches)
+    start_only: ClassVar[bool] = (
+        False  # whether it is plain LoRA once it has begun: fused, combined, resized, written as such
+    )
     reads_base: ClassVar[bool] = False  # whether it computes with W₀'s numbers, which a quantised base does not have
 
     def check(self, config: Any) -> None:
@@ -190,10 +193,17 @@ class Variant:
         """The keys of adapter_config.json that say what this is."""
         raise NotImplementedError
 
+    def written(self, content: dict[str, Any]) -> dict[str, Any]:
+        """The whole adapter_config.json, from what it is without the variant: for one whose file calls LoRA's own settings otherwise."""
+        return content | self.to_config()
+
     @classmethod
     def from_config(cls, content: dict[str, Any]) -> Variant | None:
-        """The variant that `content` describes, its keys taken out of `content`; None when it describes another."""
-        raise NotImplementedError
+        """The variant that `content` describes, its keys taken out of `content`; None when it describes another.
+
+        What is only a start, or is written as plain LoRA, is never read again.
+        """
+        return None
 
 
 VARIANTS: list[type[Variant]] = []

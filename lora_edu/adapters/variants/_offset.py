@@ -81,10 +81,6 @@ class Offset(Variant):
         )
         return as_plain, plain
 
-    @classmethod
-    def from_config(cls, content: dict[str, Any]) -> None:
-        return None  # what it wrote is plain LoRA; of PEFT's own folders LoRAConfig says what to do
-
 
 def base_weight(layer: Layer) -> Tensor:
     """W₀ (out, in) in at least float32: half precision has neither SVD nor QR."""

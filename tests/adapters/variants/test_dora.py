@@ -3,7 +3,7 @@
 import peft
 import pytest
 import torch
-from variant_pairs import LAYERS, NEAR, batch, fill, folders_apart, merged_apart, net, outputs, pair, train_both
+from variant_pairs import LAYERS, agreed, batch, fill, folders_apart, merged_apart, net, outputs, pair, train_both
 
 from lora_edu.adapters import LoRAConfig, audit, inject, lora_layers
 from lora_edu.adapters.variants.dora import row_norms
@@ -29,7 +29,7 @@ def test_forward_gradients_20_steps_merge_and_folders_are_pefts(case, tmp_path):
     found |= train_both(ours, theirs)
     found |= folders_apart(ours, tmp_path / "ours")
     found |= merged_apart(ours, theirs)
-    assert max(found.values()) < NEAR, found
+    agreed(found)
 
 
 def test_it_starts_where_peft_starts():

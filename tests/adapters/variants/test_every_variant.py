@@ -25,7 +25,18 @@ from lora_edu.adapters import (
 from lora_edu.adapters.variants import names
 
 PLACES = {"r": 3, "lora_alpha": 7, "target_modules": ["q_proj", "v_proj", "down_proj"]}
-SETTINGS = {"dora": {}, "olora": {}, "pissa": {}}  # of each variant: what its LoRAConfig has beside PLACES and its name
+SETTINGS = {
+    "adalora": {"variant": "adalora:target_r=2"},
+    "dora": {},
+    "eva": {},
+    "flora": {},
+    "lora_ga": {},
+    "olora": {},
+    "pissa": {},
+    "qalora": {"variant": "qalora:qalora_group_size=4"},
+    "vblora": {"variant": "vblora:num_vectors=8,vector_length=4"},
+    "vera": {},
+}  # of each variant: what its LoRAConfig has beside PLACES and its name
 VARIANTS = {"plain": {}, **SETTINGS}
 
 
@@ -33,7 +44,7 @@ def injected(name):
     torch.manual_seed(1)
     variant = None if name == "plain" else VARIANTS[name].get("variant", name)
     config = LoRAConfig(**PLACES | VARIANTS[name] | {"variant": variant})
-    needs = config.variant and config.variant.needs_data
+    needs = config.variant is not None and config.variant.needs_data
     return inject(
         make_tiny_llama(),
         config,
@@ -150,8 +161,15 @@ CLAIMS = [
 _TAKEN = "its start is taken out of W₀; so that the base stays, it is written as plain LoRA of twice the rank, whose sums are rounded otherwise"
 _TWICE = "B A − B₀ A₀ has rank 2r"
 EXEMPT = {
-    **{(name, save_and_load_bit_for_bit): _TAKEN for name in ("olora", "pissa")},
-    **{(name, update_of_rank_r): _TWICE for name in ("olora", "pissa")},
+    **{(name, save_and_load_bit_for_bit): _TAKEN for name in ("lora_ga", "olora", "pissa")},
+    **{(name, update_of_rank_r): _TWICE for name in ("lora_ga", "olora", "pissa")},
+    (
+        "flora",
+        save_and_load_bit_for_bit,
+    ): "no tool reads its core, so that it is written as plain LoRA of the same rank",
+    ("vblora", silent_at_the_start): "neither of its factors starts at 0",
+    ("vblora", no_tensor_is_shared): "one bank of vectors for all layers is what it is",
+    ("vera", no_tensor_is_shared): "one random pair of factors for all layers is what it is",
     ("dora", update_of_rank_r): "it changes the length of every row of W₀, and W₀ has full rank",
 }
 

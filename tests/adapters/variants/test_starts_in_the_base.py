@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 from variant_pairs import (
     LAYERS,
-    NEAR,
     Net,
+    agreed,
     batch,
     folders_apart,
     largest,
@@ -84,7 +84,7 @@ def test_start_training_merge_and_folders_are_pefts(start, case, tmp_path):
         for key in ("r", "lora_alpha", "use_rslora", "init_lora_weights", "rank_pattern", "alpha_pattern"):
             assert said[key] == pytest.approx(peft_said[key]), key
     found |= merged_apart(ours, theirs, changed=len(PLACES[start]))
-    assert max(found.values()) < NEAR, found
+    agreed(found)
 
 
 @pytest.mark.parametrize("start", PLACES)
