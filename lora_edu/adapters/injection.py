@@ -25,6 +25,7 @@ from lora_edu.adapters.walk import everywhere, outside
 from lora_edu.errors import AdapterError, ConfigError
 from lora_edu.models.modules import unwrap
 from lora_edu.models.quantized.conversion import packed_weights
+from lora_edu.models.quantized.linear import is_quantized
 
 
 def inject(model: nn.Module, config: LoRAConfig, name: str = DEFAULT, data: Any = None) -> nn.Module:
@@ -140,8 +141,7 @@ def _refuse_quantised(tree: Mapping[str, nn.Module], targets: Sequence[Target], 
     """Raise ConfigError where a variant computes with W₀ and the base holds codes."""
     for target in targets:
         layer: Any = tree[target.name]
-        weight = (layer.base_layer if isinstance(layer, LoRALayer) else layer).weight
-        if not weight.is_floating_point() or hasattr(weight, "quant_state"):
+        if is_quantized(layer.base_layer if isinstance(layer, LoRALayer) else layer):
             raise ConfigError(
                 f"{what} computes with the weights themselves, and {target.name} is quantised: load the base in full precision, or "
                 "leave the variant out (plain LoRA trains on a quantised base)"
