@@ -10,7 +10,8 @@ from lora_edu.training import TrainConfig, Trainer, causal_lm_loss
 
 
 def llama(dtype=torch.float64, **overrides) -> nn.Module:
-    return make_tiny_llama(dtype=dtype, **overrides)
+    """As everywhere, with larger weights: of the usual 0.02 a model so small hardly hears its own attention."""
+    return make_tiny_llama(dtype=dtype, **{"initializer_range": 0.3} | overrides)
 
 
 def gpt2(dtype=torch.float64, **overrides) -> nn.Module:
@@ -19,7 +20,9 @@ def gpt2(dtype=torch.float64, **overrides) -> nn.Module:
 
     torch.manual_seed(0)
     off = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-    config = GPT2Config(vocab_size=32, n_positions=24, n_embd=8, n_layer=2, n_head=2, **off, **overrides)
+    config = GPT2Config(
+        vocab_size=32, n_positions=24, n_embd=8, n_layer=2, n_head=2, initializer_range=0.3, **off, **overrides
+    )
     model = GPT2LMHeadModel(config).to(dtype).eval()
     generator = torch.Generator().manual_seed(9)
     with torch.no_grad():  # its biases begin at 0, where a mistake with them would not be seen
@@ -50,17 +53,23 @@ def values(p: torch.Tensor, seed: int, around: float = 0.0, std: float = 0.3) ->
         p.copy_(around + std * torch.randn(p.numel(), generator=generator, dtype=torch.float64).view(p.shape))
 
 
-def twenty_steps(ours: nn.Module, theirs: nn.Module, mine: dict, other: dict, rate: float = 1e-2) -> None:
-    """Both trained side by side with AdamW: the same loss, gradients and weights to 1e-9 after each step."""
+def twenty_steps(
+    ours: nn.Module, theirs: nn.Module, mine: dict, other: dict, rate: float = 1e-2, skip: int = 0
+) -> None:
+    """Both trained side by side with AdamW: the same loss, gradients and weights to 1e-9 after each step. transformers' own loss rounds
+    to float32. `skip`: so many positions stand in front of theirs."""
     assert mine.keys() == other.keys() and mine
     optimizers = [torch.optim.AdamW(list(params.values()), lr=rate) for params in (mine, other)]
     before = {key: p.detach().clone() for key, p in mine.items()}
     ours.train(), theirs.train()
     for step in range(20):
         losses = []
-        for model, optimizer in zip((ours, theirs), optimizers):
+        for model, optimizer, first in zip((ours, theirs), optimizers, (0, skip)):
             optimizer.zero_grad()
-            loss = model(**batch(seed=step)).loss
+            inputs = batch(seed=step)
+            labels = inputs.pop("labels")[:, 1:]
+            logits = model(**inputs).logits[:, first:-1]
+            loss = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
             loss.backward()
             losses.append(loss.item())
         assert abs(losses[0] - losses[1]) < 1e-9

@@ -34,6 +34,8 @@ from .neighbours.attaching import attach as attach
 from .neighbours.attaching import exemptions as exemptions
 from .neighbours.attaching import trainable_count as trainable_count
 from .neighbours.ia3 import IA3 as IA3
+from .neighbours.prefix import PrefixTuning as PrefixTuning
+from .neighbours.prompt import PromptTuning as PromptTuning
 from .places import Target as Target
 from .resizing import ResizeReport as ResizeReport
 from .resizing import resize as resize

@@ -7,7 +7,7 @@ Keys that change the arithmetic and that this module does not implement are refu
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from lora_edu.adapters import patterns, variants
 from lora_edu.errors import ConfigError, shown
@@ -68,6 +68,8 @@ class LoRAConfig:
     task_type: Annotated[str | None, "What PEFT takes the model for (CAUSAL_LM); `save` fills it in."] = None
     base_model_name_or_path: Annotated[str | None, "The base that the adapter belongs to; `save` fills it in."] = None
     ensure_weight_tying: Annotated[bool, "PEFT's switch for tied tables; only read from folders that have it."] = False
+    changes_base: ClassVar[bool] = False  # what `attach`'s methods say of themselves
+    virtual: ClassVar[bool] = False
     variant: Annotated[
         variants.Variant | Any,  # or its name, which becomes one
         f"Another kind of LoRA, by name: {', '.join(variants.names())}; settings as NAME:key=value,… (chapter 10).",

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
+from lora_edu.adapters.carrier import carriers
 from lora_edu.adapters.layer import DEFAULT, AdapterState, LoRALayer
 from lora_edu.adapters.layers import SavedModule
 from lora_edu.adapters.walk import everywhere, outside
@@ -23,6 +24,8 @@ def saved_modules(model: nn.Module) -> dict[str, SavedModule]:
 
 def state_of(model: nn.Module) -> AdapterState:
     """The state that the model's adapters share. Raises AdapterError for a model without adapters."""
+    for carrier in carriers(model):
+        return carrier.state
     for _, module in outside(model):
         if isinstance(module, LoRALayer):
             return module.state
@@ -49,17 +52,22 @@ def adapter_parameters(model: nn.Module, name: str = DEFAULT) -> dict[str, nn.Pa
     for path, saved in saved_modules(model).items():
         if name in saved.copies:
             found |= {f"{path}.copies.{name}.{n}": p for n, p in saved.copies[name].named_parameters()}
+    for carrier in carriers(model):
+        found |= carrier.tensors(unwrap(model), name)
     return found
 
 
 def adapter_buffers(model: nn.Module, name: str = DEFAULT) -> dict[str, Tensor]:
     """{name in the model: buffer} of the modules that the adapter `name` trains in full: a BatchNorm's running statistics, for one."""
-    return {
+    found = {
         f"{path}.copies.{name}.{n}": buffer
         for path, saved in saved_modules(model).items()
         if name in saved.copies
         for n, buffer in kept_buffers(saved.copies[name], everywhere(saved.copies[name]))
     }
+    for carrier in carriers(model):
+        found |= carrier.buffers_of(unwrap(model), name)
+    return found
 
 
 def base_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -89,7 +97,7 @@ def base_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def of_base(name: str) -> bool:
     """Whether a tensor of that name belongs to the base."""
-    return ".lora_" not in name and ".copies." not in name
+    return ".lora_" not in f".{name}" and ".copies." not in name
 
 
 def base_name(name: str) -> str:

@@ -12,8 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lora_edu.adapters.config import LoRAConfig
-from lora_edu.adapters.neighbours import ia3  # noqa: F401  (so that their folders are known)
+from lora_edu.adapters.neighbours.known import from_dict
 from lora_edu.errors import CheckpointError
 from lora_edu.files import room_for
 
@@ -23,21 +22,21 @@ _LARGEST_CONFIG = 10 * 2**20
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
-def read(folder: str | Path) -> tuple[LoRAConfig, dict[str, Tensor], dict[str, str]]:
+def read(folder: str | Path) -> tuple[Any, dict[str, Tensor], dict[str, str]]:
     """The configuration, the tensors under PEFT's keys, and the file's metadata. Raises CheckpointError."""
     config = read_config(folder)
     with opened(folder) as file:
         return config, file.tensors(file.shapes), file.metadata
 
 
-def read_config(folder: str | Path) -> LoRAConfig:
-    """The configuration alone. Raises CheckpointError."""
+def read_config(folder: str | Path) -> Any:
+    """The configuration alone: a LoRAConfig, or another `Method`. Raises CheckpointError."""
     folder = Path(folder)
     path = _whole(folder)
     try:
         if path.stat().st_size > _LARGEST_CONFIG:
             raise CheckpointError(f"{path} has {path.stat().st_size:,} bytes: that is no adapter's configuration")
-        return LoRAConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        return from_dict(json.loads(path.read_text(encoding="utf-8")))
     except CheckpointError:
         raise
     except (ValueError, TypeError, AttributeError, RecursionError, OSError) as error:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from lora_edu.adapters import fused, stillness
+from lora_edu.adapters.carrier import carriers
 from lora_edu.adapters.config import LoRAConfig
 from lora_edu.adapters.finding import adapter_names, lora_layers, saved_modules, state_of
 from lora_edu.adapters.layer import DEFAULT, AdapterState, LoRALayer
@@ -57,6 +58,7 @@ def install(
     """`inject` with the plan already made. `empty` leaves the factors without values, for a caller that has some to put in."""
     state = state_of(model) if adapter_names(model) else AdapterState()
     check_name(state, name)
+    check_company(state, config)
     refuse_merged(state)
     refuse_peft(model)
     variant = config.variant
@@ -137,6 +139,17 @@ def check_name(state: AdapterState, name: str) -> None:
         )
 
 
+def check_company(state: AdapterState, newcomer: Any) -> None:
+    """Raise AdapterError where one adapter would train the base that another stands on."""
+    for name, config in state.configs.items():
+        if config.changes_base or newcomer.changes_base:
+            who, other = (name, "another adapter") if config.changes_base else ("the new one", repr(name))
+            raise AdapterError(
+                f"{who} trains the base's own weights, and {other} stands on them as they were: attach them to two copies of the base, or "
+                "first make what is there plain (unload(model); merge(model) before it where an adapter is to stay in)"
+            )
+
+
 def _refuse_quantised(tree: Mapping[str, nn.Module], targets: Sequence[Target], what: str) -> None:
     """Raise ConfigError where a variant computes with W₀ and the base holds codes."""
     for target in targets:
@@ -166,6 +179,11 @@ def remove_adapter(model: nn.Module, name: str) -> None:
     state = state_of(model)
     known(state, [name])
     refuse_merged(state)
+    if state.configs[name].changes_base:
+        raise AdapterError(
+            f"{name!r} has trained the base's own weights, and the old ones were not kept: load the base again. unload(model) makes it a "
+            "plain model with the weights that it has now"
+        )
     if list(state.configs) == [name]:
         unload(model)
         return
@@ -174,15 +192,19 @@ def remove_adapter(model: nn.Module, name: str) -> None:
     for saved in saved_modules(model).values():
         if name in saved.copies:
             del saved.copies[name]
+    for carrier in carriers(model):
+        carrier.forget(name)
     state.active.pop(name, None)
     del state.configs[name]
 
 
 def unload(model: nn.Module) -> nn.Module:
-    """Take every adapter out and give the plain modules back; what was merged stays merged. Returns the same model. Chapter 07."""
+    """Take every adapter out and give the plain modules back; what was merged, or trained in place, stays. Returns the same model. Chapter 07."""
     inner = unwrap(model)
     merged = bool(state_of(inner).merged_layers)
     fused.detach(inner)
+    for carrier in list(carriers(inner)):
+        carrier.release(inner)
     for path, layer in lora_layers(inner).items():
         _replace(inner, path, layer.base_layer)
     for path, saved in saved_modules(inner).items():

@@ -46,6 +46,9 @@ def merge(model: nn.Module, keep_base: bool = True) -> MergeReport:
     state = state_of(model)
     if state.merged_layers:
         raise MergeError("merged already: merging again would apply the update twice; unmerge(model) first")
+    for name, dial in state.active.items():
+        if dial and (reason := getattr(state.configs[name], "unmergeable", "")):
+            raise MergeError(f"{name!r}: {reason}")
     layers = {path: layer for path, layer in lora_layers(model).items() if layer.active_adapters()}
     if not layers:
         raise MergeError(

@@ -6,8 +6,9 @@ the names of what is missing, unexpected, wrongly shaped or not finite. Safetens
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from lora_edu.adapters.identity import fingerprint, resized
 from lora_edu.adapters.injection import install
 from lora_edu.adapters.keys import PREFIX, Expected, base_by_key, disk_key, expected, plain_key, targets_in, written
 from lora_edu.adapters.layer import DEFAULT
+from lora_edu.adapters.neighbours.method import Method, put
 from lora_edu.adapters.prefixes import complaint, mending
 from lora_edu.adapters.targets import plan, saved_paths
 from lora_edu.errors import CheckpointError, LoRAEduError
@@ -82,9 +84,13 @@ def save(model: nn.Module, folder: str | Path, name: str = DEFAULT) -> Path:
     return folder
 
 
-def content(model: nn.Module, name: str) -> tuple[LoRAConfig, dict[str, Tensor]]:
+def content(model: nn.Module, name: str) -> tuple[Any, dict[str, Tensor]]:
     """What `save` writes of the adapter itself: its configuration and {key in the file: tensor}, where the model has them."""
-    config, keys = written(model, name, state_of(model).configs[name])
+    config: Any = state_of(model).configs[name]
+    if isinstance(config, Method):
+        held = {**adapter_parameters(model, name), **adapter_buffers(model, name)}
+        return config, {k: whole(held[e.name].detach()) for k, e in config.expected(unwrap(model), name).items()}
+    config, keys = written(model, name, config)
     tensors = {}
     shapes = {
         f"{target.name}.{slot}.{name}": shape
@@ -117,9 +123,7 @@ def load(
     config = read_config(folder)
     with opened(folder) as file:
         try:
-            config = _with_tied(inner, config, file.shapes, trainable)
-            targets, saved = plan(inner, config, from_disk=True), saved_paths(inner, config, strict=False)
-            wanted = expected(inner, config, targets, saved, name)
+            wanted, saved, place = _planned(inner, config, name, file.shapes, trainable)
             mended = mending(wanted, file.shapes)
             if mended and mend_keys:
                 file.rename(mended.names)
@@ -129,7 +133,7 @@ def load(
             ready, more = _read(file, wanted) if not faults else ({}, [])
             rows, others = _compared(file, base, wanted)
             if not (faults := faults + more + others):
-                install(inner, config, name, targets, saved, empty=True)
+                place()
         except LoRAEduError as error:
             raise CheckpointError(f"the adapter in {folder} does not fit this model: {error}") from error
     if faults:
@@ -138,6 +142,18 @@ def load(
     _fill(inner, name, ready, rows, trainable)
     _compare_bases(inner, folder, file.metadata, saved, rows)
     return model
+
+
+def _planned(
+    model: nn.Module, config: Any, name: str, shapes: Mapping[str, Any], trainable: bool
+) -> tuple[dict[str, Expected], list[str], Callable[[], object]]:
+    """(what the file must hold, paths of modules trained in full, what puts the adapter into the model without values)."""
+    if isinstance(config, Method):
+        return config.expected(model, name), [], partial(put, model, config, name, empty=True)
+    config = _with_tied(model, config, shapes, trainable)
+    targets, saved = plan(model, config, from_disk=True), saved_paths(model, config, strict=False)
+    wanted = expected(model, config, targets, saved, name)
+    return wanted, saved, partial(install, model, config, name, targets, saved, empty=True)
 
 
 def _fill(model: nn.Module, name: str, ready: Mapping[str, Tensor], rows: Mapping[str, Any], trainable: bool) -> None:

@@ -25,6 +25,10 @@ def set_adapter(model: nn.Module, names: str | Sequence[str] | None) -> None:
         raise AdapterError(
             f"{', '.join(owners)} each bring modules trained in full, which cannot be added up: activate one of them"
         )
+    virtual = [n for n in wanted if state.configs[n].virtual]
+    if len(virtual) > 1:
+        raise AdapterError(f"{', '.join(virtual)} each put tokens before the first one: activate one of them")
+    _refuse_in_place(state, [n for n in state.configs if n not in wanted])
     state.active = dict.fromkeys(wanted, 1.0)
 
 
@@ -42,6 +46,11 @@ def set_scale(model: nn.Module, scale: float, name: str | None = None) -> None:
         )
     if not math.isfinite(scale):
         raise AdapterError(f"scale={scale}: a number, such as 1 (as trained), 0 (the base) or 1.5 (more than trained)")
+    turned = [n for n in state.active if name in (None, n)]
+    if scale != 1:
+        _refuse_in_place(state, turned)
+    if scale not in (0, 1) and (virtual := [n for n in turned if state.configs[n].virtual]):
+        raise AdapterError(f"{', '.join(virtual)} has no dial, because it is no change of a weight: 0 (off) or 1 (on)")
     state.active = {n: float(scale) if name in (None, n) else dial for n, dial in state.active.items()}
 
 
@@ -50,6 +59,7 @@ def disabled(model: nn.Module) -> Iterator[nn.Module]:
     """Within the block the model is its base again; afterwards the same adapters speak at the same scales. Law 9."""
     state = state_of(model)
     refuse_merged(state)
+    _refuse_in_place(state, state.configs)
     before, state.active = state.active, {}
     try:
         yield model
@@ -62,6 +72,16 @@ def known(state: AdapterState, names: Iterable[str]) -> None:
     for name in names:
         if name not in state.configs:
             raise AdapterError(f"there is no adapter {name!r}; the model has: {', '.join(state.configs)}")
+
+
+def _refuse_in_place(state: AdapterState, names: Iterable[str]) -> None:
+    """Raise AdapterError for what cannot be switched off."""
+    for name in names:
+        if state.configs[name].changes_base:
+            raise AdapterError(
+                f"{name!r} trains the base's own weights, so there is no base left to switch to: keep a copy of it (copy.deepcopy), or load "
+                "it again"
+            )
 
 
 def refuse_merged(state: AdapterState) -> None:

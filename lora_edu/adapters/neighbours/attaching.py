@@ -8,23 +8,25 @@ from torch import nn
 from lora_edu.adapters.config import LoRAConfig
 from lora_edu.adapters.injection import inject
 from lora_edu.adapters.layer import DEFAULT
-from lora_edu.adapters.neighbours.ia3 import IA3
+from lora_edu.adapters.neighbours.known import METHODS
+from lora_edu.adapters.neighbours.method import Method, put
 from lora_edu.adapters.targets import plan
 from lora_edu.errors import ConfigError
 from lora_edu.models.modules import unwrap
-
-METHODS: dict[str, Any] = {"lora": LoRAConfig, "ia3": IA3}  # by the word that the command line takes
 
 
 def attach(model: nn.Module, method: Any, name: str = DEFAULT, data: Any = None) -> nn.Module:
     """Make `model` train as `method` says, under `name`, and nothing else of it; in place. Returns the same model. Chapter 12.
 
-    method: LoRAConfig (then this is `inject`), IA3.
+    method: LoRAConfig (then this is `inject`), IA3, PrefixTuning, PromptTuning.
     What follows is the same for all: Trainer, audit, measure_memory, checkpoints, save, load, set_adapter, disabled, generate, evaluate.
     Raises ConfigError for what is no method, and what the method itself raises; the model is then untouched.
     """
     if isinstance(method, LoRAConfig):
         return inject(model, method, name, data)
+    if isinstance(method, Method):
+        put(unwrap(model), method, name)
+        return model
     if hasattr(method, "lora_config"):
         return inject(model, method.lora_config(unwrap(model)), name, data)
     raise ConfigError(f"{method!r} is no method: give one of {', '.join(kind.__name__ for kind in METHODS.values())}")
