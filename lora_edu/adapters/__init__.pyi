@@ -33,7 +33,10 @@ from .merging import untie as untie
 from .neighbours.attaching import attach as attach
 from .neighbours.attaching import exemptions as exemptions
 from .neighbours.attaching import trainable_count as trainable_count
+from .neighbours.bottleneck import Bottleneck as Bottleneck
 from .neighbours.ia3 import IA3 as IA3
+from .neighbours.in_place import BitFit as BitFit
+from .neighbours.in_place import FullFineTuning as FullFineTuning
 from .neighbours.prefix import PrefixTuning as PrefixTuning
 from .neighbours.prompt import PromptTuning as PromptTuning
 from .places import Target as Target

@@ -17,6 +17,7 @@ class Carrier(nn.Module):
     """A child of the model called `place`; it begins with `lora_`, by which adapters are told from the base."""
 
     place: ClassVar[str]
+    before: str | None = None  # the base's fingerprint before training, where the base itself trains
 
     def __init__(self, state: AdapterState) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lora_edu.adapters.config import LoRAConfig, scaling
+from lora_edu.adapters.config import scaling
 from lora_edu.adapters.variants import Slot, Variant
 from lora_edu.errors import AdapterError, MergeError
 from lora_edu.models.quantized.linear import QuantizedLinear, is_quantized
@@ -30,7 +30,7 @@ QUANTIZED = (
 class AdapterState:
     """What a model's layers share: each adapter's configuration, and how loud each active one is (1 = as trained)."""
 
-    configs: dict[str, LoRAConfig] = field(default_factory=dict)
+    configs: dict[str, Any] = field(default_factory=dict)  # a LoRAConfig, or another of `attach`'s methods
     active: dict[str, float] = field(default_factory=dict)
     merged_layers: int = 0  # while some are merged, `active` must not change: the weights would not follow
 

@@ -6,7 +6,7 @@ the names of what is missing, unexpected, wrongly shaped or not finite. Safetens
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
+from lora_edu.adapters.carrier import carriers
 from lora_edu.adapters.config import LoRAConfig
 from lora_edu.adapters.finding import adapter_buffers, adapter_parameters, saved_modules, state_of
 from lora_edu.adapters.folder import CONFIG, WEIGHTS, WeightsFile, floating, opened, read, read_config, write
@@ -70,7 +71,7 @@ def save(model: nn.Module, folder: str | Path, name: str = DEFAULT) -> Path:
         raise CheckpointError(f"{folder} is a file: name a folder")
     config, tensors = content(model, name)
     tensors = {key: tensor.cpu().contiguous() for key, tensor in tensors.items()}
-    metadata = {"format": "pt", FINGERPRINT: fingerprint(model)}
+    metadata = {"format": "pt", FINGERPRINT: _of_the_base(model)}
     if whole_modules := [path for path, module in saved_modules(model).items() if name in module.copies]:
         metadata[FROZEN] = fingerprint(model, whole_modules)
     if (how := quantization_of(model)) is not None:
@@ -156,6 +157,11 @@ def _planned(
     return wanted, saved, partial(install, model, config, name, targets, saved, empty=True)
 
 
+def _of_the_base(model: nn.Module, without: Sequence[str] = ()) -> str:
+    """The fingerprint of the base that the adapters were put on: of one that trains itself, as it was before."""
+    return next((held.before for held in carriers(model) if held.before), None) or fingerprint(model, without)
+
+
 def _fill(model: nn.Module, name: str, ready: Mapping[str, Tensor], rows: Mapping[str, Any], trainable: bool) -> None:
     """Put the values that were read into the adapter that was installed, and the new tokens' rows into the base."""
     with torch.no_grad():
@@ -190,7 +196,7 @@ def _compare_bases(model: nn.Module, folder: Path, metadata: Mapping[str, str], 
         return
     without = saved if FROZEN in metadata else []
     trained_on = metadata.get(FROZEN if without else FINGERPRINT)
-    if trained_on is not None and trained_on != (here := fingerprint(model, without)):
+    if trained_on is not None and trained_on != (here := _of_the_base(model, without)):
         warnings.warn(
             f"the adapter in {folder} was trained on a base with other weights (fingerprint {trained_on}, here {here}): "
             "it will run, but its scores were not measured on this base",

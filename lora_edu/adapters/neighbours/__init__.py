@@ -4,9 +4,16 @@
 |---|---|---|---|
 | `LoRAConfig` | ΔW = s·B A beside a matrix | r·(in + out) a matrix | yes |
 | `IA3` | a factor for each key, value and MLP unit | 2·d_kv + d_ff a block | yes |
+| `PrefixTuning` | V keys and values in every layer | V·2·L·d_kv | no |
+| `PromptTuning` | V vectors before the first token's | V·d | no |
+| `Bottleneck` | d → m → d behind attention and MLP | 2·m·d + m + d a place | no |
+| `BitFit` | the base's biases | as many as there are | they are the weights |
+| `FullFineTuning` | everything | everything | they are the weights |
 
-`attach(model, LoRAConfig(...))` is `inject`. What works on a layer's output (IA³) is a variant of the LoRA layer, so that dials, several
-adapters, merging and folders are the layer's own. Each method has `exempt`: {number of the law: why it cannot keep it}.
+`attach(model, LoRAConfig(...))` is `inject`. What works on one layer (IA³, bottlenecks) is a variant of the LoRA layer, so that dials, several
+adapters, merging and folders are the layer's own. What belongs to the model as a whole (virtual tokens, the base's own weights) is a `Method`
+and lives in a `Carrier`, a child of the model that shares the layers' state: names, switching, saving and the audit know no difference.
+Each method has `exempt`: {number of a law: why it cannot keep it}; `exemptions(method)` says it for any.
 """
 
 from __future__ import annotations

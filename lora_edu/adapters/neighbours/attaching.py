@@ -18,7 +18,7 @@ from lora_edu.models.modules import unwrap
 def attach(model: nn.Module, method: Any, name: str = DEFAULT, data: Any = None) -> nn.Module:
     """Make `model` train as `method` says, under `name`, and nothing else of it; in place. Returns the same model. Chapter 12.
 
-    method: LoRAConfig (then this is `inject`), IA3, PrefixTuning, PromptTuning.
+    method: LoRAConfig (then this is `inject`), IA3, PrefixTuning, PromptTuning, Bottleneck, BitFit, FullFineTuning.
     What follows is the same for all: Trainer, audit, measure_memory, checkpoints, save, load, set_adapter, disabled, generate, evaluate.
     Raises ConfigError for what is no method, and what the method itself raises; the model is then untouched.
     """

@@ -4,12 +4,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from lora_edu.adapters.config import LoRAConfig
+from lora_edu.adapters.neighbours.bottleneck import Bottleneck
 from lora_edu.adapters.neighbours.ia3 import IA3
+from lora_edu.adapters.neighbours.in_place import BitFit, FullFineTuning
 from lora_edu.adapters.neighbours.method import Method
 from lora_edu.adapters.neighbours.prefix import PrefixTuning
 from lora_edu.adapters.neighbours.prompt import PromptTuning
 
-METHODS: dict[str, Any] = {"lora": LoRAConfig, "ia3": IA3, "prefix": PrefixTuning, "prompt": PromptTuning}
+METHODS: dict[str, Any] = {
+    "lora": LoRAConfig, "ia3": IA3, "prefix": PrefixTuning, "prompt": PromptTuning, "bottleneck": Bottleneck, "bitfit": BitFit,
+    "full": FullFineTuning,
+}  # fmt: skip
 
 
 def from_dict(content: Any) -> Any:

@@ -39,7 +39,7 @@ class PrefixTuning(Virtual):
         5: "it is no change of a weight",
     }
 
-    def numbers(self, config: Any, heads: int, size: int) -> dict[str, int]:
+    def numbers(self, config: Any, heads: int, size: int) -> dict[str, Any]:
         from transformers import DynamicCache
 
         if any(getattr(layer, "is_sliding", False) for layer in DynamicCache(config=config).layers):

@@ -36,7 +36,7 @@ class PromptTuning(Virtual):
         5: "it is no change of a weight",
     }
 
-    def numbers(self, config: Any, heads: int, size: int) -> dict[str, int]:
+    def numbers(self, config: Any, heads: int, size: int) -> dict[str, Any]:
         return {
             "token_dim": config.hidden_size,
             "num_layers": config.num_hidden_layers,

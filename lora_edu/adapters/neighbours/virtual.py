@@ -89,7 +89,7 @@ class Virtual(Method):
                 )
         return named_after(replace(self, **own), model)
 
-    def numbers(self, config: Any, heads: int, size: int) -> dict[str, int]:
+    def numbers(self, config: Any, heads: int, size: int) -> dict[str, Any]:
         """What of the model is written down."""
         raise NotImplementedError
 

@@ -215,13 +215,23 @@ class Tally(Counter[str]):
             self["attention"] += b.B * b.T * b.T * self.out
 
 
+def _refuse_neighbours(model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        owner, _, last = name.rpartition(".")
+        alone = last == "bias" and not getattr(model.get_submodule(owner), "weight", parameter).requires_grad
+        if parameter.requires_grad and (name.startswith("lora_") or alone):
+            raise ConfigError(f"What {name} keeps for the backward pass is not worked out here: measure_memory() counts it.")
+
+
 def predict_activations(model: nn.Module, batch: Batch, gradient_checkpointing: bool = False) -> dict[str, int]:
     """Bytes that one forward pass of a Llama-shaped causal LM saves for its backward pass, by part. Chapter 04.
 
     Read off the module tree (a model on the meta device will do): which matrices train, which carry an adapter, with what rank and
     dropout. It holds for transformers' fused attention ("sdpa"), which keeps no T × T weights, and for `causal_lm_loss`. With gradient
-    checkpointing: every block's input, and one block whole, which is recomputed. Raises ConfigError for another architecture.
+    checkpointing: every block's input, and one block whole, which is recomputed. Raises ConfigError for another architecture, and for what
+    trains neither whole matrices nor LoRA's factors (a prefix, biases alone): `measure_memory` counts it.
     """
+    _refuse_neighbours(model)
     layers, config = _llama_parts(model)
     inner: Any = model.get_submodule("model")
     embedding: Any = inner.embed_tokens

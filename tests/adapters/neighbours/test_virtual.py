@@ -238,7 +238,7 @@ def test_what_is_refused(kind, tmp_path):
     with pytest.raises(AdapterError, match="pair of positions"):
         model.generate(tokens(), max_new_tokens=2, cache_implementation="static", eos_token_id=None)
     folder = save(model, tmp_path)
-    with pytest.raises(CheckpointError, match="made for another model|shape"):
+    with pytest.raises(CheckpointError, match=r"made for another model|shape"):
         load(llama(num_hidden_layers=3, hidden_size=32), folder)
     with pytest.raises(AdapterError, match="24 positions"):
         short = attach(gpt2(), method(20))
@@ -270,7 +270,7 @@ def test_a_run_interrupted_and_resumed_ends_as_if_it_never_was(kind, tmp_path):
     history = trainer(resumed, steps=6, output_dir=str(tmp_path), save_every=3).resume()
     assert torch.equal(table(resumed), table(straight)) and len(history.steps) == 6
     other = attach(llama(torch.float32), KINDS[kind](5))
-    with pytest.raises(Exception, match="num_virtual_tokens|trainable"):
+    with pytest.raises(Exception, match=r"num_virtual_tokens|trainable"):
         trainer(other, steps=6, output_dir=str(tmp_path), save_every=3).resume()
 
 
