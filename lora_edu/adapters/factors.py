@@ -99,7 +99,11 @@ def the_adapter(state: AdapterState, name: str | None) -> str:
 
 
 def refuse_variant(state: AdapterState, names: Any, what: str) -> None:
-    """Raise AdapterError for adapters that are more than factors B A."""
+    """Raise AdapterError for adapters that are more than factors B A, or none at all."""
+    if others := [
+        f"{n} ({type(state.configs[n]).__name__})" for n in names if not isinstance(state.configs[n], LoRAConfig)
+    ]:
+        raise AdapterError(f"{', '.join(others)}: no LoRA, without factors B A that could be {what}")
     if varied := [f"{n} ({type(state.configs[n].variant).__name__})" for n in names if state.configs[n].variant]:
         raise AdapterError(
             f"{', '.join(varied)}: more than factors B A, so that they cannot be {what}: merge them instead, or make plain LoRA of them "

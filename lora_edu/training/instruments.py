@@ -50,9 +50,12 @@ def factor_norms(model: nn.Module) -> dict[str, float]:
     for layer in lora_layers(model).values():
         As, Bs = layer.factors
         for name, s in layer.scalings.items():  # every adapter of the layer, also one that is switched off
-            squares["norm_A"] += float(As[name].detach().double().square().sum())
-            squares["norm_B"] += float(Bs[name].detach().double().square().sum())
-            squares["norm_delta_W"] += (s * norm_of_product(Bs[name], As[name])) ** 2
+            for key, factors in (("norm_A", As), ("norm_B", Bs)):
+                squares[key] += float(factors[name].detach().double().square().sum()) if name in factors else 0.0
+            if name not in layer.variants:
+                squares["norm_delta_W"] += (s * norm_of_product(Bs[name], As[name])) ** 2
+            elif not layer.variants[name].unmergeable:  # what is no change of the weight has no ΔW
+                squares["norm_delta_W"] += float(layer.delta_weight(name).detach().double().square().sum())
     return {name: math.sqrt(value) for name, value in squares.items()}
 
 

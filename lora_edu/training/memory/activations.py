@@ -220,7 +220,9 @@ def _refuse_neighbours(model: nn.Module) -> None:
         owner, _, last = name.rpartition(".")
         alone = last == "bias" and not getattr(model.get_submodule(owner), "weight", parameter).requires_grad
         if parameter.requires_grad and (name.startswith("lora_") or alone):
-            raise ConfigError(f"What {name} keeps for the backward pass is not worked out here: measure_memory() counts it.")
+            raise ConfigError(
+                f"What {name} keeps for the backward pass is not worked out here: measure_memory() counts it."
+            )
 
 
 def predict_activations(model: nn.Module, batch: Batch, gradient_checkpointing: bool = False) -> dict[str, int]:

@@ -35,7 +35,7 @@ from lora_edu.adapters.neighbours.known import METHODS
 from lora_edu.data import Example, Row, Splits
 from lora_edu.errors import CheckpointError, LoRAEduError
 from lora_edu.evaluation import evaluate, exact_match, generate, mean_nll
-from lora_edu.training import causal_lm_loss
+from lora_edu.training import Instruments, causal_lm_loss
 from lora_edu.training.memory import measure_memory, predict_memory
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -115,6 +115,12 @@ def test_what_evaluates_and_what_counts_serves_it(name, tmp_path):
             return {"copying": [row.prompt for row in rows]}
 
     assert set(evaluate(model, TOKENIZER, Echo()).scores) == {"exact match", "exact match by likelihood", "perplexity"}
+    readings = Instruments(every=2)
+    run = trainer(begun(name))
+    run.callbacks.append(readings)
+    run.train()
+    assert len(readings.readings) == 4 and readings.column("trains")[-1] == len(audit(model).names)
+    assert (readings.column("norm_delta_W")[-1] > 0) == (name in ("lora", "ia3"))
     model = begun(name)
     ledger = measure_memory(model, collate(Rows(4)))
     found, size = audit(model), (save(model, tmp_path) / "adapter_model.safetensors").stat().st_size

@@ -16,12 +16,14 @@ from lora_edu.adapters import (
     adapter_parameters,
     attach,
     audit,
+    combine,
     disabled,
     fingerprint,
     inject,
     load,
     merge,
     remove_adapter,
+    resize,
     save,
     set_adapter,
     set_scale,
@@ -204,6 +206,10 @@ def test_names_company_and_the_base_that_stays(kind):
     )
     with pytest.raises(AdapterError, match="first, second"):
         set_adapter(model, ["first", "second"])
+    with pytest.raises(AdapterError, match="no LoRA"):
+        resize(model, rank=1, adapter="first")
+    with pytest.raises(AdapterError, match="no LoRA"):
+        combine(model, {"first": 1.0, "lora": 1.0}, name="both")
     remove_adapter(model, "first")
     set_adapter(model, "second")
     assert torch.equal(model(tokens()).logits, outputs["second"])
