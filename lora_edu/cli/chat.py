@@ -10,6 +10,7 @@ import typer
 
 from lora_edu.cli.common import Adapter, Bits, Folder, Model, Scale, System, finite, opened, the_adapter
 from lora_edu.cli.run_folder import run_of
+from lora_edu.errors import AdapterError
 
 
 def chat(
@@ -98,6 +99,10 @@ def _turn(base: Any, line: str, adapter: Path | None, set_scale: Any) -> bool:
     if adapter is None:
         typer.echo("There is no adapter to turn: start with the adapter's folder, lora-edu chat runs/mine.")
         return False
-    set_scale(base, scale)
+    try:
+        set_scale(base, scale)
+    except AdapterError as error:  # a prefix has no dial
+        typer.echo(str(error))
+        return False
     typer.echo(f"The dial is at {scale:g}. A new talk begins.")
     return True

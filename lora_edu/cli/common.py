@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -104,6 +106,19 @@ def opened(model_name: str | None, adapter: Path | None, scale: float = 1.0, bit
         load(base.model, adapter)
         set_scale(base.model, scale)
     return base
+
+
+@contextmanager
+def base_alone(model: Any, model_name: str | None, adapter: Path | None) -> Iterator[Any]:
+    """The base without the adapter: the model switched off, or, where the base itself was trained, a second one."""
+    from lora_edu.adapters.finding import state_of
+    from lora_edu.adapters.switching import disabled
+
+    if any(config.changes_base for config in state_of(model).configs.values()):
+        yield opened(model_name or (base_of(adapter) if adapter else None), None).model
+        return
+    with disabled(model):
+        yield model
 
 
 def finite(scale: float) -> float:

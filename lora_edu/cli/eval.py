@@ -19,6 +19,7 @@ from lora_edu.cli.common import (
     Scale,
     Split,
     System,
+    base_alone,
     chosen_task,
     counted,
     opened,
@@ -100,7 +101,6 @@ class _Opened:
 
 
 def _eval_task(task_name: str, chosen: _Opened, split: Split) -> dict[str, Any]:
-    from lora_edu.adapters.switching import disabled
     from lora_edu.evaluation.report import evaluate
 
     task = chosen_task(task_name)
@@ -110,8 +110,8 @@ def _eval_task(task_name: str, chosen: _Opened, split: Split) -> dict[str, Any]:
     typer.echo(str(report))
     figures = {"model": report.to_dict()}
     if chosen.against_base:
-        with disabled(model):
-            base = evaluate(model, tokenizer, task, split.value, chosen.limit)
+        with base_alone(model, chosen.model, chosen.adapter) as plain:
+            base = evaluate(plain, tokenizer, task, split.value, chosen.limit)
         gain = report.gain_over(base)
         typer.echo(f"\nThe base alone: {base}\nGain in {report.metric}, row by row: {gain}")
         figures |= {"base": base.to_dict(), "gain": {**gain.interval._asdict(), "p": gain.p}}
@@ -119,7 +119,6 @@ def _eval_task(task_name: str, chosen: _Opened, split: Split) -> dict[str, Any]:
 
 
 def _eval_rows(data: Path | None, chosen: _Opened, system: str, max_length: int) -> dict[str, Any]:
-    from lora_edu.adapters.switching import disabled
     from lora_edu.data.examples import check_fits, encode_rows
     from lora_edu.data.reading import read_rows
     from lora_edu.evaluation.metrics import paired_bootstrap
@@ -134,8 +133,8 @@ def _eval_rows(data: Path | None, chosen: _Opened, system: str, max_length: int)
     typer.echo(f"{counted(len(rows), 'row')} of {data}: loss {nll.interval()} nats per answer token (95 % interval)")
     figures: dict[str, Any] = {"rows": len(rows), "loss": nll.interval()._asdict()}
     if chosen.against_base:
-        with disabled(model):
-            base = mean_nll(model, examples)
+        with base_alone(model, chosen.model, chosen.adapter) as plain:
+            base = mean_nll(plain, examples)
         gain, _ = paired_bootstrap(nll, base)
         typer.echo(f"The base alone: loss {base.interval()}; the adapter lowers it by {gain}, row by row.")
         figures |= {"base": base.interval()._asdict(), "lowered_by": gain._asdict()}

@@ -88,6 +88,14 @@ def train(
             rich_help_panel=_ADAPTER,
         ),
     ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="Another way to fine-tune than LoRA: ia3, prefix, prompt, bottleneck, bitfit or full; settings after a colon: "
+            "prefix:num_virtual_tokens=16 (chapter 12). Rates that suit LoRA need not suit it.",
+            rich_help_panel=_ADAPTER,
+        ),
+    ] = None,
     tensorboard: Annotated[
         Path | None, typer.Option(help="Write the curves into this folder, for TensorBoard.", rich_help_panel=_RUN)
     ] = None,
@@ -125,6 +133,7 @@ def train(
     out = out or Path("runs") / (task.split(":")[0] if task else data.stem if data else "")
     given |= {"task": task, "data": data and data.absolute()}  # absolute: a run may be resumed from another folder
     given |= {
+        "method": method,
         "tensorboard": tensorboard,
         "system": system,
         "valid_rows": valid_rows,
@@ -145,7 +154,8 @@ def train(
 def _run(given: dict[str, Any], out: Path, resume: bool, advised: bool) -> None:
     import torch
 
-    from lora_edu.adapters.injection import audit, inject
+    from lora_edu.adapters.injection import audit
+    from lora_edu.adapters.neighbours.attaching import attach
     from lora_edu.adapters.save_load import save
     from lora_edu.data.examples import check_fits, collate, encode_rows, pack
     from lora_edu.training.losses import causal_lm_loss
@@ -166,6 +176,7 @@ def _run(given: dict[str, Any], out: Path, resume: bool, advised: bool) -> None:
     task = chosen_task(given["task"]) if "task" in given else None
     train_rows, valid_rows = _rows(task, given)
     lora, plan = _settings(task, given, out, len(train_rows))
+    method = _method(given, advised)
 
     curves = [TensorBoard(given["tensorboard"])] if "tensorboard" in given else []
 
@@ -178,7 +189,8 @@ def _run(given: dict[str, Any], out: Path, resume: bool, advised: bool) -> None:
         lora, plan = _settings(task, given, out, len(train_rows))
     torch.manual_seed(plan.seed)  # A is drawn here, before the trainer seeds its own run
     together = pack if given["packing"] else partial(collate, pad_token_id=tokenizer.pad_token_id)
-    inject(model, lora, data=_first_batches(lora, plan, examples, together, model.device))
+    batches = None if method else _first_batches(lora, plan, examples, together, model.device)
+    attach(model, method or lora, data=batches)
     freeze_for(model, plan)
     say(f"{audit(model)}\n{counted(len(examples), 'row')} to train on, {len(held_out)} held out.")
     if first:
@@ -186,7 +198,7 @@ def _run(given: dict[str, Any], out: Path, resume: bool, advised: bool) -> None:
         keep_rows(out, train_rows, valid_rows)
     trainer = Trainer(model, examples, causal_lm_loss, plan, collate=together, eval_examples=held_out or None)
     trainer.resume_hint = f"lora-edu train --resume {out}"
-    say(_what_runs(lora, trainer))
+    say(_what_runs(method or lora, trainer))
     steps: list[int] = []
     trainer.callbacks += [_counting(steps), *curves]
     history = trainer.resume() if resume else trainer.train()
@@ -270,13 +282,42 @@ def _refuse_a_run_that_is_there(out: Path) -> None:
         )
 
 
-def _what_runs(lora: LoRAConfig, trainer: Any) -> str:
+def _method(given: dict[str, Any], advised: bool) -> Any:
+    """What `--method` says, or None. Raises LoRAEduError where options of LoRA are given beside it."""
+    from lora_edu.adapters.neighbours.known import named
+
+    if "method" not in given or (method := named(given["method"])) == LoRAConfig():
+        return None
+    if isinstance(method, LoRAConfig):
+        raise LoRAEduError("LoRA's settings are flags of their own (-r, --alpha, …): leave --method out")
+    if of_lora := sorted(read(LoRAConfig, given)):
+        words = ", ".join(f"--{key.replace('_', '-')}" for key in of_lora)
+        raise LoRAEduError(
+            f"{words}: of LoRA, and --method {given['method']} is another way; its own settings stand behind a colon"
+        )
+    if advised:
+        raise LoRAEduError("--advise chooses what LoRA needs: leave it out beside --method")
+    if given["packing"] and getattr(method, "virtual", False):
+        raise LoRAEduError(
+            f"--packing: {given['method']} puts tokens before each row, and packed rows have one beginning"
+        )
+    return method
+
+
+def _adapter_line(method: Any) -> str:
+    if not isinstance(method, LoRAConfig):
+        return f"Method: {method}. A rate that suits LoRA need not suit it: try several, and compare them on the held-out rows."
+    targets = method.target_modules if isinstance(method.target_modules, str) else ",".join(method.target_modules)
+    scale = "α/√r" if method.use_rslora else "α/r"
+    kind = type(method.variant).__name__ if method.variant else "LoRA"
+    return f"Adapter: {kind}, r {method.r}, α {method.lora_alpha:g} (scale {scale}), dropout {method.lora_dropout:g}, on {targets}"
+
+
+def _what_runs(method: Any, trainer: Any) -> str:
     """Everything that decides the run, whether it was given or taken by default, and what will come of so few steps."""
     plan, steps = trainer.config, trainer.total_steps
-    targets = lora.target_modules if isinstance(lora.target_modules, str) else ",".join(lora.target_modules)
-    scale = "α/√r" if lora.use_rslora else "α/r"
     lines = [
-        f"Adapter: {type(lora.variant).__name__ if lora.variant else 'LoRA'}, r {lora.r}, α {lora.lora_alpha:g} (scale {scale}), dropout {lora.lora_dropout:g}, on {targets}",
+        _adapter_line(method),
         f"Run: {counted(steps, 'step')} of {counted(plan.batch_size * plan.gradient_accumulation_steps, 'row')}, learning rate "
         f"{plan.learning_rate:g} ({plan.scheduler}), weight decay {plan.weight_decay:g}, {trainer.precision}, seed {plan.seed}",
     ]
