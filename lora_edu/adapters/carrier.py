@@ -5,7 +5,7 @@ carrier, which shares the layers' `AdapterState`, so that names, switching, savi
 """
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -22,6 +22,10 @@ class Carrier(nn.Module):
     def __init__(self, state: AdapterState) -> None:
         super().__init__()
         self.state = state
+
+    def forward(self, x: Any) -> Any:
+        """What it is given: `nn.Sequential` calls each of its children, this one too."""
+        return x
 
     def tensors(self, model: nn.Module, name: str) -> dict[str, nn.Parameter]:
         """{name in the model: parameter} of the adapter `name`; {} if this carrier has none of it."""
