@@ -88,6 +88,7 @@ class FullFineTuning(InPlace):
     """
 
     peft_type: ClassVar[str] = "FULL"
+    still: ClassVar[bool] = False
 
     def chosen(self, model: nn.Module) -> dict[str, nn.Parameter]:
         return _own(model)

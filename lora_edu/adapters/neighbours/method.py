@@ -36,6 +36,7 @@ class Method:
         False  # the base's own weights train: no other adapter can stand on it, and nothing switches it off
     )
     virtual: ClassVar[bool] = False  # it puts positions before the first token: two of them cannot speak at once
+    still: ClassVar[bool] = True  # running statistics stand still, as with every adapter
     variant: ClassVar[None] = None  # what a LoRAConfig has, and this has not
     modules_to_save: ClassVar[None] = None
 
@@ -110,7 +111,7 @@ def put(model: nn.Module, method: Method, name: str, *, empty: bool = False) -> 
     method.add(model, carrier, name, start)
     state.configs[name] = method
     state.active = {name: 1.0}
-    if not method.changes_base:
+    if method.still:
         stillness.hold(model)
 
 
