@@ -239,6 +239,11 @@ def _equal_pairs(runs: Sequence[Run], key: Callable[[Run], tuple[float, ...]]) -
 Pair = tuple[int, int]
 
 
+def _places(order: list[int], one: int, other: int) -> Pair:
+    first, second = sorted((order.index(one), order.index(other)))
+    return first, second
+
+
 def five_runs(blind: str, draw: torch.Generator) -> tuple[list[Run], Pair, Pair]:
     """Five runs of which two are one; where these stand; and where two others stand that are one only to who makes the mistake `blind`."""
 
@@ -263,7 +268,7 @@ def five_runs(blind: str, draw: torch.Generator) -> tuple[list[Run], Pair, Pair]
             other["alpha"] *= r**-0.5 if other["rslora"] else r**0.5
         order = torch.randperm(5, generator=draw).tolist()
         runs = [[one, other, mistaken, _changed(mistaken, unseen), alone][i] for i in order]
-        right, trap = (tuple(sorted(order.index(i) for i in pair)) for pair in ((0, 1), (2, 3)))
+        right, trap = _places(order, 0, 1), _places(order, 2, 3)
         seen = _equal_pairs(runs, wrong)
         if (
             _equal_pairs(runs, _key) == {right}
