@@ -44,11 +44,11 @@ QUIZ = Quiz(
         ),
         Item(
             "08.q5",
-            "Two ranks, three seeds each, one rate that is best for both. The mean gain is 0.14, its standard error 0.16. What do you say?",
+            "Two ranks, three seeds each, one rate that is best for both. The mean gain is 0.10, its standard error 0.16. What do you say?",
             (
-                Option("the larger rank is better by 0.14", "The error is larger than the gain: other seeds may turn the sign."),
+                Option("the larger rank is better by 0.10", "The error is larger than the gain: other seeds may turn the sign."),
                 Option("there is no difference", "Three seeds cannot say that either: a gain of 0.3 would fit as well."),
-                Option("not shown: more seeds, or a smaller claim", "A gain below about two standard errors has not been shown.", True),
+                Option("not shown: more seeds, or a smaller claim", "A gain below about two standard errors has not been shown; with three pairs even two are few.", True),
             ),
         ),
     ),
