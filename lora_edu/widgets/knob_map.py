@@ -173,7 +173,7 @@ class KnobMap(Widget):
                 canvas.dot(px, py, 3.5, GREEN, PAPER, 1)
                 canvas.text(px + 7 + shift, py - 7, name, 15, GREEN, bold=True, halo=True)
         px, py = axes.at(*(_clipped(value, *limit) for value, limit in zip(result.point, (xlim, ylim))))
-        canvas.dot(px, py, 10, None, VERMILION, 3)
+        canvas.dot(px, py, 17, None, VERMILION, 3)  # around the number of a cell
         canvas.text(52, 492, "the ring: your four knobs; a shade: the darker, the lower the loss", 11, MUTED)
 
     def _draw_curves(self, canvas: Canvas, result: Found) -> str:

@@ -109,7 +109,7 @@ ANSWERS = {
             "no parameter groups": lambda As, Bs, alpha, r, rate: (rate, alpha / r * rate),
         },
     ),
-    "08.2": Answers(
+    "08.3": Answers(
         settle,
         settle_stub,
         {
@@ -129,7 +129,7 @@ ANSWERS = {
             "the pairs do not share": told(error=lambda eight, big: spread(eight, big[1:] + big[:1]) / 3**0.5),
         },
     ),
-    "08.3": Answers(
+    "08.2": Answers(
         find_pair,
         find_pair_stub,
         {

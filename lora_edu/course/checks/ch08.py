@@ -79,7 +79,7 @@ def _rates_of(got: Any, rate: float) -> dict[int, float]:
 
 
 @register(
-    "08.2",
+    "08.3",
     title="Six runs for one claim",
     stars=2,
     minutes=10,
@@ -281,7 +281,7 @@ def five_runs(blind: str, draw: torch.Generator) -> tuple[list[Run], Pair, Pair]
 
 
 @register(
-    "08.3",
+    "08.2",
     title="Two of five",
     stars=2,
     minutes=8,
