@@ -29,6 +29,7 @@ RULES = {
 }
 RATES = {  # of each optimiser and rule; as they had to be for the best one to lie inside
     ("Adam", "α/r"): (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1),
+    ("Adam", "α/√r"): (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1),
     ("Adam", "one s"): (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1),
     ("SGD", "α/r"): (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0),
     ("SGD", "α/√r"): (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0),
