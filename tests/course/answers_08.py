@@ -1,4 +1,4 @@
-"""Chapter 08: solutions, stubs and planted bugs."""
+"""Chapter 08: solutions, stubs and planted bugs. More programs stand in `programs_08`."""
 
 import itertools
 import math
@@ -104,7 +104,7 @@ ANSWERS = {
             "the root of s": with_rates(lambda s, alpha, rate: (rate, s**0.5 * rate)),
             "A's rate is divided, beside": with_rates(lambda s, alpha, rate: (rate / s, s * rate)),
             "α, not α/r": with_rates(lambda s, alpha, rate: (rate, alpha * rate)),
-            "always twice": with_rates(lambda s, alpha, rate: (rate, 2 * rate)),
+            "one factor for every": with_rates(lambda s, alpha, rate: (rate, 2 * rate)),
             "a factor is left out": lambda As, Bs, alpha, r, rate: [{"params": Bs, "lr": alpha / r * rate}],
             "no parameter groups": lambda As, Bs, alpha, r, rate: (rate, alpha / r * rate),
         },

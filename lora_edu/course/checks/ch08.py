@@ -1,18 +1,54 @@
 """Exercises of chapter 08, α, r and the learning rate."""
 
-import itertools
 import math
-import statistics
+import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.optim import Adam, Optimizer
 
-from lora_edu.course.exercises import Wrong, as_number, as_parts, as_whole, attempt, generator, register, told
-from lora_edu.course.values import apart, same
+from lora_edu.course.checks.five_runs import judge_pairs
+from lora_edu.course.checks.six_runs import judge_six
+from lora_edu.course.exercises import Wrong, as_number, attempt, generator, register, told
+from lora_edu.course.values import same
 
-Run = dict[str, Any]
+
+class Rates(NamedTuple):
+    """One case of 08.1, and the rates that the learner's groups give to all A's and to all B's."""
+
+    alpha: float
+    r: int
+    rate: float
+    a: float
+    b: float
+
+
+# What each mistake multiplies A's and B's rate by. A mistake is named only where it explains every case, so that no coincidence in one
+# case (s = 1 is no scale at all, 16/8 is 2) gives it another one's name.
+_FACTORS: dict[str, Callable[[float, int], Sequence[tuple[float, float]]]] = {
+    "nothing is changed": lambda alpha, r: [(1, 1)],
+    "A's rate is changed, not B's": lambda alpha, r: [(alpha / r, 1)],
+    "A's rate is divided by s, and B's left": lambda alpha, r: [(r / alpha, 1)],
+    "both rates are changed": lambda alpha, r: [(alpha / r, alpha / r)],
+    "B's rate is divided by s": lambda alpha, r: [(1, r / alpha)],
+    "both rates are divided by s": lambda alpha, r: [(r / alpha, r / alpha)],
+    "s counts twice, as it would under SGD": lambda alpha, r: [(1, (alpha / r) ** 2)],
+    "the root of s": lambda alpha, r: [(1, (alpha / r) ** 0.5)],
+    "s is shared out among both": lambda alpha, r: [((alpha / r) ** 0.5,) * 2, ((r / alpha) ** 0.5, (alpha / r) ** 0.5)],
+    "A's rate is divided, beside B's": lambda alpha, r: [(r / alpha, alpha / r)],
+    "A's rate is multiplied, beside B's division": lambda alpha, r: [(alpha / r, r / alpha)],
+    "α, not α/r": lambda alpha, r: [(1, alpha), (alpha, 1), (alpha, alpha)],
+    "α/√r, not α/r": lambda alpha, r: [(1, alpha / r**0.5)],
+    "α is left out": lambda alpha, r: [(1, 1 / r), (1, r)],
+    "multiplied by r, not divided": lambda alpha, r: [(1, alpha * r)],
+    "s is rounded, or never below 1": lambda alpha, r: [
+        (1, how(alpha / r)) for how in (math.floor, math.ceil, round, lambda s: max(s, 1), lambda s: max(s // 1, 1), lambda s: max(round(s), 1))
+    ],
+    "r is always 8": lambda alpha, r: [(1, alpha / 8)],
+    "α is always 16": lambda alpha, r: [(1, 16 / r)],
+}  # fmt: skip
 
 
 @register(
@@ -32,50 +68,132 @@ Run = dict[str, Any]
     ),
 )
 def groups(function: Callable[..., Any]) -> None:
-    draw = generator()
-    for alpha, r, rate in ((16.0, 8, 1e-3), (24.0, 16, 2e-3), (2.0, 8, 5e-4), (32.0, 32, 1e-2), (7.0, 3, 3e-4)):
+    draw, found = generator(), []
+    for alpha, r, rate in ((16.0, 8, 1e-3), (24.0, 16, 3e-3), (2.0, 8, 5e-4), (32.0, 32, 1e-2), (7.0, 3, 4e-4)):
         As, Bs = ([nn.Parameter(torch.randn(shape, generator=draw)) for _ in range(3)] for shape in ((r, 5), (6, r)))
-        got = attempt(function, list(As), list(Bs), alpha, r, rate)
-        said = f"for α = {alpha:g}, r = {r} and rate {rate:g}"
-        rates = _rates_of(got, rate)
-        for what, factors in (("A", As), ("B", Bs)):
-            if missing := sum(id(p) not in rates for p in factors):
-                raise Wrong("a factor is left out", f"{said}: {missing} of the {len(factors)} {what}'s are in no group")
-        if len(rates) > len(As) + len(Bs):
-            raise Wrong("something else trains", f"{said}: the groups hold a parameter that you were not given")
-        found = [sorted({rates[id(p)] for p in factors}) for factors in (As, Bs)]
-        if max(map(len, found)) > 1:
+        before = [p.detach().clone() for p in (*As, *Bs)]
+        got = attempt(_without_unset(function), list(As), list(Bs), alpha, r, rate)
+        said = _said(alpha, r, rate)
+        rates = _rates_of(got, As, Bs, rate, said)
+        if any(not p.requires_grad or not torch.equal(p, was) for p, was in zip((*As, *Bs), before)):
             raise Wrong(
-                "one factor, several rates", f"{said}: the rates of the A's are {found[0]}, of the B's {found[1]}"
+                "a factor is changed", f"{said}: the groups name the factors; their numbers, and that they train, stay"
             )
-        a, b = found[0][0], found[1][0]
-        s = alpha / r
-        if same(a, rate) and same(b, s * rate):
-            continue
-        bugs = {
-            "nothing is changed": (1.0, 1.0),
-            "A's rate is changed, not B's": (s, 1.0),
-            "both rates are changed": (s, s),
-            "B's rate is divided by s": (1.0, 1 / s),
-            "both rates are divided by s": (1 / s, 1 / s),
-            "s counts twice, as it would under SGD": (1.0, s * s),
-            "the root of s": (1.0, math.sqrt(s)),
-            "s is shared out among both": (math.sqrt(s), math.sqrt(s)),
-            "A's rate is divided, beside B's": (1 / s, s),
-            "α, not α/r": (1.0, alpha),
-            "always twice": (1.0, 2.0),
-        }
-        bug = next((name for name, (x, y) in bugs.items() if same(a, x * rate) and same(b, y * rate)), "other rates")
-        raise Wrong(bug, f"{said}: you give A the rate {a:.4g} and B the rate {b:.4g}; with these it is another run")
+        found.append(Rates(alpha, r, rate, *rates))
+    wrong = [each for each in found if not (same(each.a, each.rate) and same(each.b, each.alpha / each.r * each.rate))]
+    if wrong:
+        alpha, r, rate, a, b = wrong[0]
+        raise Wrong(
+            _mistake(found),
+            f"{_said(alpha, r, rate)}: you give A the rate {a:.4g} and B the rate {b:.4g}; with these it is another run",
+        )
 
 
-def _rates_of(got: Any, rate: float) -> dict[int, float]:
-    """Of each parameter (by its id) the rate that Adam would use."""
+def _said(alpha: float, r: int, rate: float) -> str:
+    return f"for α = {alpha:g}, r = {r} and rate {rate:g}"
+
+
+def _mistake(found: Sequence[Rates]) -> str:
+    """The mistake that leads to these rates in every case, or "other rates"."""
+    for bug, factors in _FACTORS.items():
+        each = [factors(case.alpha, case.r) for case in found]
+        for i in range(len(each[0])):
+            if all(
+                same(case.a, at[i][0] * case.rate) and same(case.b, at[i][1] * case.rate)
+                for case, at in zip(found, each)
+            ):
+                return bug
+    if all(same(case.b, case.alpha / case.r) for case in found):
+        return "the rate is forgotten"
+    for many in ([case.a for case in found], [case.b for case in found]):
+        if all(same(each, many[0]) for each in many):
+            return "one rate for every run"
+    if all(
+        same(case.a / case.rate, found[0].a / found[0].rate) and same(case.b / case.rate, found[0].b / found[0].rate)
+        for case in found
+    ):
+        return "one factor for every α and r"
+    return "other rates"
+
+
+def _without_unset(function: Any) -> Any:
+    """`function`, and where it returns an optimiser's own `param_groups`, without the settings that are None there: they are not open."""
+    if not callable(function):
+        return function
+
+    def tidied(*given: Any) -> Any:
+        got = function(*given)
+        if not isinstance(got, list | tuple) or not all(isinstance(group, dict) for group in got):
+            return got
+        return [{k: v for k, v in group.items() if v is not None or k in ("params", "lr")} for group in got]
+
+    tidied.__name__ = getattr(function, "__name__", type(function).__name__)
+    return tidied
+
+
+def _rates_of(got: Any, As: Sequence[Any], Bs: Sequence[Any], rate: float, said: str) -> tuple[float, float]:
+    """The rate that Adam would use for all A's, and that for all B's. Raises: Wrong where these groups are no groups of these factors."""
+    call = f"`torch.optim.Adam(groups(…), lr={rate:g})`"
+    if isinstance(got, Optimizer):
+        raise Wrong("an optimiser, not its groups", f"return the list of groups alone; {call} is called with it")
     try:
-        optimizer = torch.optim.Adam(list(got), lr=rate)
-        return {id(p): float(group["lr"]) for group in optimizer.param_groups for p in group["params"]}
-    except (TypeError, ValueError, KeyError) as error:
-        raise Wrong("no parameter groups", f"`torch.optim.Adam(groups(…), lr={rate:g})` says: {told(error)}") from None
+        given = [dict(group) if isinstance(group, dict) else group for group in got]
+        for group in given:  # an iterator of parameters can be gone through only once
+            if isinstance(group, dict) and hasattr(group.get("params"), "__next__"):
+                group["params"] = list(group["params"])
+        _stand_once(given, said)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            optimizer = Adam([dict(group) if isinstance(group, dict) else group for group in given], lr=rate)
+    except Wrong:
+        raise
+    except Exception as error:
+        raise Wrong("no parameter groups", f"{call} says: {told(error)}") from None
+    rates = {
+        id(p): as_number(group["lr"], "the `lr` of a group") for group in optimizer.param_groups for p in group["params"]
+    }  # fmt: skip
+    missing = {what: sum(id(p) not in rates for p in factors) for what, factors in (("A", As), ("B", Bs))}
+    others = len(rates) + sum(missing.values()) - len(As) - len(Bs)
+    for what, count in missing.items():
+        if count and others:
+            raise Wrong(
+                "copies, not the factors",
+                f"{said}: {count} of the {len(As)} {what}'s are in no group, and parameters are that you were not given; what is trained has to be the factor itself",
+            )
+        if count:
+            raise Wrong("a factor is left out", f"{said}: {count} of the {len(As)} {what}'s are in no group")
+    if others:
+        raise Wrong("something else trains", f"{said}: the groups hold a parameter that you were not given")
+    _nothing_else(optimizer, given)
+    found = [sorted({rates[id(p)] for p in factors}) for factors in (As, Bs)]
+    if max(map(len, found)) > 1:
+        raise Wrong("one factor, several rates", f"{said}: the rates of the A's are {found[0]}, of the B's {found[1]}")
+    return found[0][0], found[1][0]
+
+
+def _stand_once(given: Sequence[Any], said: str) -> None:
+    every = [
+        id(p)
+        for group in given
+        if isinstance(group, dict) and isinstance(group.get("params"), list | tuple)
+        for p in group["params"]
+    ]
+    if twice := len(every) - len(set(every)):
+        raise Wrong(
+            "a factor stands twice",
+            f"{said}: {twice} of the factors are named a second time; which of two rates would be theirs?",
+        )
+
+
+def _nothing_else(optimizer: Optimizer, given: Sequence[Any]) -> None:
+    """Raises Wrong where a group changes Adam in more than its rate, or names the rate by a key that Adam does not read."""
+    for group, written in zip(optimizer.param_groups, given):
+        if "lr" not in written and (strange := set(written) - {"params", "name", "param_names", *optimizer.defaults}):
+            raise Wrong("a rate that does not stand under `lr`", f"Adam does not read {', '.join(f'`{key}`' for key in sorted(map(str, strange)))}; the learning rate of a group has the key `lr`")  # fmt: skip
+        for key, default in optimizer.defaults.items():
+            value = tuple(group[key]) if isinstance(group[key], list) else group[key]
+            if key != "lr" and value != default:
+                raise Wrong("another setting of Adam", f"a group has `{key}` = {value} and the run had {default}")
 
 
 @register(
@@ -95,189 +213,7 @@ def _rates_of(got: Any, rate: float) -> dict[int, float]:
     ),
 )
 def settle(function: Callable[..., Any]) -> None:
-    draw = generator()
-    for better, rate in ((0.3, 0.01), (-0.2, 0.003), (0.02, 0.03)):
-        numbers = torch.randn(200, 3, generator=draw).tolist()
-        calls: list[tuple[Any, Any, Any]] = []
-
-        def run(
-            r: Any, rate: Any, seed: Any, calls: Any = calls, numbers: Any = numbers, better: Any = better
-        ) -> float:
-            if len(calls) > 60:
-                raise ValueError("there were to be six runs")
-            calls.append((r, rate, seed))
-            common, of_8, of_64 = numbers[int(seed) % len(numbers)]
-            return float(1.0 + 0.3 * common + 0.06 * (of_64 if r == 64 else of_8) - (better if r == 64 else 0.0))
-
-        got = attempt(function, run, rate)
-        gain, error = (
-            as_number(each, name) for each, name in zip(as_parts(got, ("gain", "error"), "`settle`"), ("gain", "error"))
-        )
-        _fair(calls, rate)
-        seeds = sorted({seed for _, _, seed in calls})
-        eight, sixty_four = ([run(r, rate, seed) for seed in seeds] for r in (8, 64))
-        gains = [a - b for a, b in zip(eight, sixty_four)]
-        mean, spread = statistics.fmean(gains), statistics.stdev(gains)
-        want = spread / math.sqrt(3)
-        if not same(gain, mean):
-            bugs = {
-                "the sign is turned": -mean,
-                "a sum, not a mean": 3 * mean,
-                "a ratio, not a difference": [
-                    statistics.fmean(eight) / statistics.fmean(sixty_four),
-                    mean / statistics.fmean(eight),
-                ],
-                "not all seeds are used": [*gains, min(eight) - min(sixty_four)],
-                "the median, not the mean": statistics.median(gains),
-            }
-            raise Wrong(
-                _which(gain, bugs, "another gain"),
-                "your gain is {}, and the mean of the three is {}".format(*apart(gain, mean)),
-            )
-        if not same(error, want):
-            unpaired = math.sqrt((statistics.variance(eight) + statistics.variance(sixty_four)) / 3)
-            pairs = [[a - b for a, b in zip(eight, order)] for order in itertools.permutations(sixty_four)]
-            bugs = {
-                "the standard deviation, not that of the mean": spread,
-                "divided by n inside": [statistics.pstdev(gains) / math.sqrt(3), statistics.pstdev(gains)],
-                "the pairs are not used": [
-                    unpaired,
-                    statistics.stdev(eight + sixty_four) / math.sqrt(6),
-                    unpaired / math.sqrt(2),
-                ],
-                "divided by n, not by its root": spread / 3,
-                "divided by six runs, not by three pairs": spread / math.sqrt(6),
-                "a variance, without the root": [statistics.variance(gains), statistics.variance(gains) / 3],
-                "half the distance of the extremes": [(max(gains) - min(gains)) / 2, max(gains) - min(gains)],
-                "the pairs do not share a seed": [statistics.stdev(each) / math.sqrt(3) for each in pairs],
-            }
-            raise Wrong(
-                _which(error, bugs, "another error"),
-                "your error is {}, and that of the mean is {}".format(*apart(error, want)),
-            )
-
-
-def _which(got: float, bugs: dict[str, Any], otherwise: str) -> str:
-    return next(
-        (bug for bug, each in bugs.items() if any(same(got, x) for x in (each if isinstance(each, list) else [each]))),
-        otherwise,
-    )
-
-
-def _fair(calls: Sequence[tuple[Any, Any, Any]], rate: float) -> None:
-    """Raises Wrong where the runs that were made cannot settle it."""
-    if len(calls) > 6:
-        raise Wrong("more than six runs", f"{'more than 60' if len(calls) > 60 else len(calls)} were made")
-    if {r for r, _, _ in calls} != {8, 64}:
-        raise Wrong(
-            "not these two ranks",
-            f"you ran r = {', '.join(str(r) for r in sorted({r for r, _, _ in calls})) or 'nothing'}",
-        )
-    if others := {given for _, given, _ in calls} - {rate}:
-        raise Wrong("another rate", f"you ran rates {sorted(others)} too; {rate:g} was chosen for both ranks")
-    seeds = {r: sorted(seed for other, _, seed in calls if other == r) for r in (8, 64)}
-    if any(len(set(each)) < len(each) for each in seeds.values()):
-        raise Wrong(
-            "one run, made again",
-            f"seeds of r = 8: {seeds[8]}, of r = 64: {seeds[64]}; the same seed gives the same run",
-        )
-    if len(seeds[8]) != len(seeds[64]):
-        raise Wrong("not as many runs on either side", f"{len(seeds[8])} of r = 8, {len(seeds[64])} of r = 64")
-    if seeds[8] != seeds[64]:
-        raise Wrong(
-            "other seeds on either side",
-            f"seeds of r = 8: {seeds[8]}, of r = 64: {seeds[64]}: the pairs differ in two things",
-        )
-    if len(calls) < 6:
-        raise Wrong(
-            "runs are left over", f"you made {len(calls)}; six were allowed, and each pair more narrows the error"
-        )
-
-
-def _scale(run: Run) -> float:
-    return float(run["alpha"]) / (math.sqrt(run["r"]) if run["rslora"] else float(run["r"]))
-
-
-def _key(run: Run) -> tuple[float, ...]:
-    return run["rate_A"] / run["start"], _scale(run) * run["start"] * run["rate_B"]
-
-
-# What each way to compare two runs wrongly looks at, and a change of a run that it does not see. The first two look at one number of the two.
-_BLIND: dict[str, tuple[Callable[[Run], tuple[float, ...]], dict[str, float]]] = {
-    "B's rate is not looked at": (lambda run: _key(run)[:1], {"rate_B": 4.0}),
-    "A's rate is not looked at": (lambda run: _key(run)[1:], {"rate_A": 2.0}),
-    "α is forgotten": (lambda run: (run["rate_A"] / run["start"], run["start"] * run["rate_B"]), {"alpha": 4.0}),
-    "A's start is forgotten": (lambda run: (run["rate_A"], _scale(run) * run["rate_B"]), {"start": 2.0}),
-    "rsLoRA is forgotten": (
-        lambda run: (run["rate_A"] / run["start"], run["alpha"] / run["r"] * run["start"] * run["rate_B"]),
-        {"rslora": 1.0},
-    ),
-    "A's rate is multiplied by its start": (
-        lambda run: (run["rate_A"] * run["start"], _key(run)[1]),
-        {"start": 2.0, "rate_A": 0.5, "alpha": 0.5},
-    ),
-    "the rates go with the squares, as under SGD": (
-        lambda run: (run["rate_A"] / run["start"] ** 2, (_scale(run) * run["start"]) ** 2 * run["rate_B"]),
-        {"start": 2.0, "rate_A": 4.0, "alpha": 0.5},
-    ),
-}  # fmt: skip
-
-
-def _changed(run: Run, by: dict[str, float]) -> Run:
-    """Each number times what `by` says; `rslora` turned over where it is named."""
-    return {
-        name: not value if name == "rslora" and name in by else value * by.get(name, 1) if name != "rslora" else value
-        for name, value in run.items()
-    }
-
-
-def _equal_pairs(runs: Sequence[Run], key: Callable[[Run], tuple[float, ...]]) -> set[tuple[int, int]]:
-    keys = [key(run) for run in runs]
-    return {(i, j) for i, j in itertools.combinations(range(len(runs)), 2) if all(map(math.isclose, keys[i], keys[j]))}
-
-
-Pair = tuple[int, int]
-
-
-def _places(order: list[int], one: int, other: int) -> Pair:
-    first, second = sorted((order.index(one), order.index(other)))
-    return first, second
-
-
-def five_runs(blind: str, draw: torch.Generator) -> tuple[list[Run], Pair, Pair]:
-    """Five runs of which two are one; where these stand; and where two others stand that are one only to who makes the mistake `blind`."""
-
-    def power(low: int, high: int) -> float:
-        return 2.0 ** int(torch.randint(low, high + 1, (1,), generator=draw))
-
-    def some(r: int) -> Run:
-        return {
-            "alpha": 8 * power(-1, 4), "r": r, "rslora": power(0, 1) > 1, "start": power(-2, 2),
-            "rate_A": 1e-3 * power(-2, 4), "rate_B": 1e-3 * power(-2, 4),
-        }  # fmt: skip
-
-    wrong, unseen = _BLIND[blind]
-    later = [key for key, _ in list(_BLIND.values())[list(_BLIND).index(blind) + 1 :]]
-    while True:
-        r = (4, 16, 64)[int(torch.randint(3, (1,), generator=draw))]
-        one, mistaken, alone = some(r), some(r), some(r)
-        p, q = power(1, 2), power(-2, -1)
-        other = _changed(one, {"start": p, "rate_A": p, "rate_B": q, "alpha": 1 / (p * q)})
-        if power(0, 1) > 1:  # the same scale under the other rule
-            other["rslora"] = not other["rslora"]
-            other["alpha"] *= r**-0.5 if other["rslora"] else r**0.5
-        order = torch.randperm(5, generator=draw).tolist()
-        runs = [[one, other, mistaken, _changed(mistaken, unseen), alone][i] for i in order]
-        right, trap = _places(order, 0, 1), _places(order, 2, 3)
-        seen = _equal_pairs(runs, wrong)
-        if (
-            _equal_pairs(runs, _key) == {right}
-            and trap in seen <= {trap, right}
-            and trap != (right[0] + 1, right[1] + 1)  # or who counts from 1 would walk into it
-            and not any(trap in _equal_pairs(runs, key) for key in later)
-            and (len(seen) == 1 or trap < right)  # who takes the first pair that agrees walks into it
-        ):
-            return runs, right, trap
+    judge_six(function, generator())
 
 
 @register(
@@ -295,33 +231,5 @@ def five_runs(blind: str, draw: torch.Generator) -> tuple[list[Run], Pair, Pair]
         "Compare all pairs, `itertools.combinations(range(5), 2)`, with `math.isclose`.",
     ),
 )
-def find_pair(function: Callable[[list[Run]], Any]) -> None:
-    draw, first_fault = generator(), None
-    for blind in _BLIND:  # a mistake shows its name in its own case; until then any fault is kept
-        for _ in range(2):
-            runs, right, trap = five_runs(blind, draw)
-            try:
-                _judge(attempt(function, [dict(run) for run in runs]), runs, right, trap, blind)
-            except Wrong as wrong:
-                if wrong.bug == blind:
-                    raise
-                first_fault = first_fault or wrong
-    if first_fault:
-        raise first_fault
-
-
-def _judge(got: Any, runs: Sequence[Run], right: Pair, trap: Pair, blind: str) -> None:
-    if got is None:
-        raise Wrong("no pair is found", "`find_pair` returned None, and two of the five are the same run")
-    first, second = (as_whole(each, "a position") for each in as_parts(got, ("first", "second"), "`find_pair`"))
-    pair = (min(first, second), max(first, second))
-    if pair == right:
-        return
-    if first == second:
-        raise Wrong("a run, and itself", f"you say {first} and {second}")
-    if pair == (right[0] + 1, right[1] + 1):
-        raise Wrong("counted from 1", f"you say {pair}; positions are counted from 0")
-    if not 0 <= pair[0] < pair[1] < 5:
-        raise Wrong("no position", f"you say {pair}; there are five runs, 0 to 4")
-    said = "; ".join(f"{i}: {', '.join(f'{name} {value:g}' for name, value in runs[i].items())}" for i in pair)
-    raise Wrong(blind if pair == trap else "another pair", f"these two are not the same run: {said}")
+def find_pair(function: Callable[..., Any]) -> None:
+    judge_pairs(function, generator())

@@ -1,0 +1,73 @@
+"""Chapter 08's checkers take right answers in any style, and name wrong ones beyond those of `ANSWERS`, whatever is drawn."""
+
+import itertools
+import warnings
+
+import pytest
+import torch
+from answers_08 import find_pair
+from kit import ask
+from programs_08 import MORE_WRONG, RIGHT, one_line_left
+
+from lora_edu.course import exercises
+from lora_edu.course.checks import five_runs, six_runs
+
+
+@pytest.mark.parametrize("id, answer", RIGHT)
+def test_a_right_answer_in_another_style_passes(id, answer):
+    assert (result := ask(id, answer)).passed, str(result)
+
+
+@pytest.mark.parametrize("id, answer, bug", MORE_WRONG)
+def test_more_wrong_answers_are_named(id, answer, bug):
+    result = ask(id, answer)
+    assert bug in (result.bug or "it passes"), str(result)
+    assert len(str(result)) < 1_000 and "<locals>" not in str(result) and " at 0x" not in str(result), str(result)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_so_it_is_whatever_is_drawn(seed, monkeypatch):
+    monkeypatch.setattr(exercises.secrets, "randbits", lambda bits: seed)
+    for id, answer in RIGHT:
+        assert (result := ask(id, answer)).passed, str(result)
+    for id, answer, bug in MORE_WRONG:
+        assert bug in ((result := ask(id, answer)).bug or "it passes"), str(result)
+
+
+def test_a_half_filled_answer_is_told_what_is_open():
+    half = ask("08.1", lambda As, Bs, alpha, r, rate: [{"params": As, "lr": rate}, {"params": Bs, "lr": ...}])
+    assert half.status == "not attempted" and "lr" in str(half), str(half)
+    for answer in (one_line_left, lambda run, rate: [run(r, rate, ...) for r in (8, 64)]):
+        assert ask("08.3", answer).status == "not attempted"
+    assert "`error = ...` (line" in str(ask("08.3", one_line_left))
+
+
+def test_nothing_is_printed_beside_what_is_said():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ask("08.1", lambda As, Bs, alpha, r, rate: [{"params": As}, {"params": Bs + Bs, "lr": alpha / r * rate}])
+
+
+@pytest.mark.parametrize("mistake, early", itertools.product(five_runs._MISTAKES, (True, False)))
+def test_five_runs_have_one_pair_and_one_that_a_mistake_takes_for_it(mistake, early):
+    """In whichever order pairs are gone through, the mistake meets its own pair first in one of two cases."""
+    key = five_runs._MISTAKES[mistake].key
+    for seed in range(5):
+        runs, right = five_runs.five_runs(mistake, early, torch.Generator().manual_seed(seed))
+        assert find_pair(runs) == right and len({run["r"] for run in runs}) == 1
+        (trap,) = five_runs._equal_pairs(runs, key) - {right}
+        first, last = (trap, right) if early else (right, trap)
+        assert all(x < y for x, y in zip(first, last))
+
+
+@pytest.mark.parametrize("better, place", [(0.3, 0), (-0.2, 1), (0.05, 2)])
+def test_three_pairs_of_runs_tell_every_mistake_from_the_right_answer(better, place):
+    for seed in range(20):
+        pairs = six_runs._three(better, place, torch.Generator().manual_seed(seed))
+        both = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        _, mean, error = six_runs._right(both)
+        assert min(map(min, both)) > 0 and (mean > 0) == (better > 0)
+        for want, bugs in ((mean, six_runs._GAINS), (error, six_runs._ERRORS)):
+            for bug in set(bugs) - six_runs._SOMETIMES_RIGHT:
+                assert min(abs(value - want) for value in bugs[bug](*both)) > 100 * six_runs._NEAR, bug
