@@ -197,6 +197,25 @@ def _nothing_else(optimizer: Optimizer, given: Sequence[Any]) -> None:
 
 
 @register(
+    "08.2",
+    title="Two of five",
+    stars=2,
+    minutes=8,
+    task="Five configurations of one adapter, to be trained with Adam. Two of them are the same run. Write `find_pair(runs)` that returns their two positions, counted from 0. "
+    "A run is a dict: `alpha`, `r` (the same in all five), `rslora` (True: the scale is α/√r, False: α/r), `start` (A's start, as a multiple of the usual one), `rate_A`, `rate_B`.",
+    wants="find_pair",
+    shows="Four knobs and a rule, read as two numbers.",
+    hints=(
+        "Write a small function that turns a run into two numbers; runs that agree in both are one.",
+        "First the scale: α/r, or α/√r with `rslora`. Then A's rate in units of its start, and the scale times the start times B's rate.",
+        "Compare all pairs, `itertools.combinations(range(5), 2)`, with `math.isclose`.",
+    ),
+)
+def find_pair(function: Callable[..., Any]) -> None:
+    judge_pairs(function, generator())
+
+
+@register(
     "08.3",
     title="Six runs for one claim",
     stars=2,
@@ -214,22 +233,3 @@ def _nothing_else(optimizer: Optimizer, given: Sequence[Any]) -> None:
 )
 def settle(function: Callable[..., Any]) -> None:
     judge_six(function, generator())
-
-
-@register(
-    "08.2",
-    title="Two of five",
-    stars=2,
-    minutes=8,
-    task="Five configurations of one adapter, to be trained with Adam. Two of them are the same run. Write `find_pair(runs)` that returns their two positions, counted from 0. "
-    "A run is a dict: `alpha`, `r` (the same in all five), `rslora` (True: the scale is α/√r, False: α/r), `start` (A's start, as a multiple of the usual one), `rate_A`, `rate_B`.",
-    wants="find_pair",
-    shows="Four knobs and a rule, read as two numbers.",
-    hints=(
-        "Write a small function that turns a run into two numbers; runs that agree in both are one.",
-        "First the scale: α/r, or α/√r with `rslora`. Then A's rate in units of its start, and the scale times the start times B's rate.",
-        "Compare all pairs, `itertools.combinations(range(5), 2)`, with `math.isclose`.",
-    ),
-)
-def find_pair(function: Callable[..., Any]) -> None:
-    judge_pairs(function, generator())

@@ -67,8 +67,8 @@ def _three(better: float, place: int, draw: torch.Generator) -> list[tuple[float
     """Three such pairs, for which no mistake comes near the right answer by chance.
 
     The median gain stands at `place`, the lowest loss of r = 8 behind it and the highest before it (round a circle of three), so that
-    over three tasks with three places none of these is the loss of one and the same seed. Neither the lowest two losses of both sides
-    nor the highest two share a seed, so that who sorts both sides, or takes the best of each, has torn the pairs apart.
+    over three tasks with three places none of these is the loss of one and the same seed. The two sides' lowest losses have two
+    seeds, and so have their highest, so that who sorts both sides, or takes the best of each, has torn the pairs apart.
     """
     while True:
         pairs = [_pair(better, draw) for _ in range(3)]
