@@ -32,7 +32,7 @@ def by_adam_itself(As, Bs, alpha, r, rate):
 
 def bit_by_bit(As, Bs, alpha, r, rate):
     """It empties the lists it was given."""
-    each = [{"params": [], "name": "A"}, {"params": [], "name": "B"}]
+    each = [{"params": [], "factor": "A"}, {"params": [], "factor": "B"}]
     while As:
         each[0]["params"].append(As.pop())
     while Bs:

@@ -1,7 +1,6 @@
 """Exercises of chapter 08, α, r and the learning rate."""
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -142,9 +141,7 @@ def _rates_of(got: Any, As: Sequence[Any], Bs: Sequence[Any], rate: float, said:
             if isinstance(group, dict) and hasattr(group.get("params"), "__next__"):
                 group["params"] = list(group["params"])
         _stand_once(given, said)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            optimizer = Adam([dict(group) if isinstance(group, dict) else group for group in given], lr=rate)
+        optimizer = Adam([dict(group) if isinstance(group, dict) else group for group in given], lr=rate)
     except Wrong:
         raise
     except Exception as error:
@@ -188,7 +185,8 @@ def _stand_once(given: Sequence[Any], said: str) -> None:
 def _nothing_else(optimizer: Optimizer, given: Sequence[Any]) -> None:
     """Raises Wrong where a group changes Adam in more than its rate, or names the rate by a key that Adam does not read."""
     for group, written in zip(optimizer.param_groups, given):
-        if "lr" not in written and (strange := set(written) - {"params", "name", "param_names", *optimizer.defaults}):
+        strange = set(written) - {"params", "param_names", *optimizer.defaults}
+        if "lr" not in written and (strange := {key for key in strange if not isinstance(written[key], str)}):
             raise Wrong("a rate that does not stand under `lr`", f"Adam does not read {', '.join(f'`{key}`' for key in sorted(map(str, strange)))}; the learning rate of a group has the key `lr`")  # fmt: skip
         for key, default in optimizer.defaults.items():
             value = tuple(group[key]) if isinstance(group[key], list) else group[key]

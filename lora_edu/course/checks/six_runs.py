@@ -67,8 +67,9 @@ def _three(better: float, place: int, draw: torch.Generator) -> list[tuple[float
     """Three such pairs, for which no mistake comes near the right answer by chance.
 
     The median gain stands at `place`, the lowest loss of r = 8 behind it and the highest before it (round a circle of three), so that
-    over three tasks with three places none of these is the loss of one and the same seed. The two sides' lowest losses have two
-    seeds, and so have their highest, so that who sorts both sides, or takes the best of each, has torn the pairs apart.
+    over three tasks with three places none of these is the loss of one and the same seed. In one task the two sides' lowest losses
+    have two seeds, in another their highest: who sorts both sides, or takes the best of each, has torn the pairs apart there. And the
+    pairs are worth keeping together: without them the error is larger.
     """
     while True:
         pairs = [_pair(better, draw) for _ in range(3)]
@@ -78,7 +79,8 @@ def _three(better: float, place: int, draw: torch.Generator) -> list[tuple[float
         if (
             gains.index(statistics.median(gains)) == place
             and _order(both[0]) == [(place + step) % 3 for step in (1, 0, 2)]
-            and all(x != y for x, y in zip(_order(both[0])[::2], _order(both[1])[::2]))
+            and (place == 2 or _order(both[0])[2 * place] != _order(both[1])[2 * place])
+            and error < 0.8 * _unpaired(*both)
             and min(map(min, pairs)) > 0.2
             and abs(mean) > 0.01
             and (mean > 0) == (better > 0)
@@ -100,6 +102,10 @@ def _order(losses: Losses) -> list[int]:
 def _right(both: tuple[Losses, Losses]) -> tuple[Losses, float, float]:
     gains = [a - b for a, b in zip(*both)]
     return gains, statistics.fmean(gains), statistics.stdev(gains) / math.sqrt(3)
+
+
+def _unpaired(eight: Losses, big: Losses) -> float:
+    return math.sqrt((statistics.variance(eight) + statistics.variance(big)) / 3)
 
 
 _Values = Callable[[Losses, Losses], Sequence[float]]
@@ -169,7 +175,7 @@ _ERRORS: dict[str, _Values] = {
     "one side's error, not the gain's": lambda eight, big: [statistics.stdev(side) / math.sqrt(3) for side in (eight, big)],
     "the pairs do not share a seed": lambda eight, big: [
         *(_spread(eight, list(order)) / math.sqrt(3) for order in itertools.permutations(big)),
-        _spread(sorted(eight), sorted(big)) / math.sqrt(3),  # no one order in all three tasks
+        _spread(sorted(eight), sorted(big)) / math.sqrt(3),  # not one order in all three tasks
     ],
     "the error is rounded": lambda eight, big: [round(_spread(eight, big) / math.sqrt(3), digits) for digits in range(1, 6)],
 }  # fmt: skip
