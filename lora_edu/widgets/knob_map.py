@@ -53,11 +53,11 @@ class Found:
 
 
 MARKED = {
-    "a": Knobs(32, 1, 0.004, 0.004),
-    "b": Knobs(8, 1, 0.016, 0.016),
-    "c": Knobs(8, 4, 0.004, 0.004),
-    "d": Knobs(8, 4, 0.016, 0.004),
-    "e": Knobs(8, 1, 0.016, 0.004),
+    "1": Knobs(32, 1, 0.004, 0.004),
+    "2": Knobs(8, 1, 0.016, 0.016),
+    "3": Knobs(8, 4, 0.004, 0.004),
+    "4": Knobs(8, 4, 0.016, 0.004),
+    "5": Knobs(8, 1, 0.016, 0.004),
 }
 
 
@@ -72,7 +72,7 @@ class KnobMap(Widget):
     """
 
     title = "The knob map"
-    question = "Five runs are listed, a to e. Set the four knobs to each of them: which two are the same run?"
+    question = "Five runs are listed, 1 to 5. Which two are the same run? And with one rate for both factors: how near to the darkest square can α bring you?"
     computes_on = ("alpha", "start", "rate_A", "rate_B")
 
     def __init__(self, measured: Table, marked: Mapping[str, Knobs] = MARKED) -> None:
@@ -110,7 +110,7 @@ class KnobMap(Widget):
             start=slider("A's start ×", STARTS, 1.0),
             rate_A=slider("learning rate of A", RATES, RATES[3]),
             rate_B=slider("learning rate of B", RATES, RATES[3]),
-            places=choice("places of a to e", [HIDDEN, SHOWN]),
+            places=choice("places of 1 to 5", [HIDDEN, SHOWN]),
         )
 
     def compute(self, state: State) -> Found:
@@ -126,7 +126,9 @@ class KnobMap(Widget):
     def draw(self, state: State, result: Found) -> Canvas:
         canvas = Canvas(WIDTH, 500)
         (x, y), told = result.point, []
-        canvas.text(8, 18, f"A's rate per start: {number(x)}    s · start · B's rate: {number(y)}", 15, bold=True)
+        canvas.text(
+            8, 18, f"x = A's rate / start = {number(x)}    y = s · start · B's rate = {number(y)}", 15, bold=True
+        )
         self._draw_map(canvas, state, result)
         told.append(self._draw_curves(canvas, result))
         for row, (name, knobs) in enumerate(self.marked.items()):
@@ -135,11 +137,12 @@ class KnobMap(Widget):
             canvas.text(452, top, name, 14, GREEN, bold=True)
             canvas.text(472, top, said, 13)
             told.append(
-                f"{name} is {said}" + (f" and lies at {_said(knobs.point(self.r))}" if state["places"] == SHOWN else "")
+                f"run {name} is {said}"
+                + (f" and lies at {_said(knobs.point(self.r))}" if state["places"] == SHOWN else "")
             )
         best = min(self.last, key=lambda at: _rank(self.last[at]))
         canvas.alt = (
-            f"The knobs stand at A's rate per start {number(x)} and s · start · B's rate {number(y)}. {told[0]} "
+            f"The knobs stand at x = A's rate / start = {number(x)} and y = s · start · B's rate = {number(y)}. {told[0]} "
             f"A map shows the mean loss after {self.steps[-1]} steps at {len(self.last)} pairs of rates; the lowest, "
             f"{self.last[best]:.2f}, lies at {_said(best)}. Marked runs: {'; '.join(told[1:])}."
         )
@@ -150,9 +153,7 @@ class KnobMap(Widget):
         half = math.sqrt(self.rates_A[1] / self.rates_A[0]) if len(self.rates_A) > 1 else 2.0
         xlim, ylim = ((rates[0] / half / 2, rates[-1] * half * 2) for rates in (self.rates_A, self.rates_B))
         axes = Axes(canvas, (52, 66, 372, 374), xlim, ylim, xlog=True, ylog=True)
-        axes.frame(
-            self.rates_A, self.rates_B, "A's rate per start (log)", "s · start · B's rate (log): loss at the end"
-        )
+        axes.frame(self.rates_A, self.rates_B, "x (log)", "y (log); in the squares the loss at the end")
         side = 0.46 * min(
             axes.x(self.rates_A[1]) - axes.x(self.rates_A[0]), axes.y(self.rates_B[0]) - axes.y(self.rates_B[1])
         )
@@ -163,6 +164,8 @@ class KnobMap(Widget):
             canvas.text(
                 px, py + 4, f"{loss:.2f}" if loss < 10 else "> 10" if math.isfinite(loss) else "—", 11, INK, "middle"
             )
+        if ends := _diagonal(result.point, xlim, ylim):
+            axes.line(*zip(*ends), VERMILION, 1.4, dash=(5, 4))
         if state["places"] == SHOWN:
             taken: dict[tuple[float, float], int] = {}
             for name, knobs in self.marked.items():
@@ -174,7 +177,9 @@ class KnobMap(Widget):
                 canvas.text(px + 7 + shift, py - 7, name, 15, GREEN, bold=True, halo=True)
         px, py = axes.at(*(_clipped(value, *limit) for value, limit in zip(result.point, (xlim, ylim))))
         canvas.dot(px, py, 17, None, VERMILION, 3)  # around the number of a cell
-        canvas.text(52, 492, "the ring: your four knobs; a shade: the darker, the lower the loss", 11, MUTED)
+        canvas.text(
+            52, 492, "ring: your knobs; dashes: both rates moved together, α kept; darker: lower loss", 11, MUTED
+        )
 
     def _draw_curves(self, canvas: Canvas, result: Found) -> str:
         """The validation loss along the nearest measured run, three seeds and their mean; says it in words."""
@@ -200,6 +205,15 @@ class KnobMap(Widget):
 def _apart(one: float, other: float) -> float:
     """Distance of two positive numbers, in logarithms."""
     return abs(math.log(one / other))
+
+
+def _diagonal(
+    point: tuple[float, float], xlim: tuple[float, float], ylim: tuple[float, float]
+) -> list[tuple[float, float]]:
+    """Both ends of what moving both rates together can reach from `point` within the limits: y/x stays. Empty where it passes by."""
+    (x, y), low_high = point, zip(xlim, ylim)
+    low, high = (limit(bounds[0] / x, bounds[1] / y) for limit, bounds in zip((max, min), low_high))
+    return [(x * low, y * low), (x * high, y * high)] if low < high else []
 
 
 def _clipped(value: float, low: float, high: float) -> float:

@@ -6,7 +6,7 @@ from every_widget import budget_grid, two_rates
 
 from lora_edu.errors import DataError
 from lora_edu.plots.primitives import Text
-from lora_edu.widgets.knob_map import HIDDEN, MARKED, SHOWN, KnobMap, Knobs
+from lora_edu.widgets.knob_map import HIDDEN, MARKED, SHOWN, KnobMap, Knobs, _diagonal
 
 
 def set_to(widget, knobs):
@@ -84,3 +84,25 @@ def test_a_table_that_is_no_grid_of_two_rates_is_refused():
     short.cells, short.metrics = short.cells[:-1], {name: each[:-1] for name, each in short.metrics.items()}
     with pytest.raises(DataError, match="every pair"):
         KnobMap(short)
+
+
+def test_the_dashes_are_both_rates_moved_together():
+    """From the ring both ways until the map ends, and nowhere where the line passes by the map."""
+    limits = (1e-4, 1e-1), (1e-3, 1.0)
+    for point in ((0.004, 0.016), (0.1, 0.001), (1e-4, 1.0)):
+        ends = _diagonal(point, *limits)
+        assert all(y / x == pytest.approx(point[1] / point[0]) for x, y in ends)
+        if ends:
+            (x0, y0), (x1, y1) = ends
+            assert x0 == pytest.approx(1e-4) or y0 == pytest.approx(1e-3)
+            assert x1 == pytest.approx(1e-1) or y1 == pytest.approx(1.0)
+    assert len(_diagonal((0.004, 0.016), *limits)) == 2
+    assert _diagonal((0.1, 1e-4), *limits) == [] == _diagonal((1e-4, 2.0), *limits)
+    together = [Knobs(64, 0.5, rate, 4 * rate).point(8) for rate in (0.001, 0.008)]
+    assert together[0][1] / together[0][0] == pytest.approx(together[1][1] / together[1][0])
+
+
+def test_one_rate_and_alpha_stand_wherever_four_knobs_can():
+    for knobs in MARKED.values():
+        x, y = knobs.point(8)
+        assert Knobs(8 * y / x, 1.0, x, x).point(8) == pytest.approx((x, y))

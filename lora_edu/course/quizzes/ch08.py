@@ -8,18 +8,18 @@ QUIZ = Quiz(
     (
         Item(
             "08.q1",
-            "A run with Adam, one learning rate and α = 2r. Which run at α = r is the same?",
+            "LoRA+ with ratio 16 at α = r, Adam. Which run with one learning rate for both factors is the same?",
             (
-                Option("both learning rates doubled", "A's steps would be twice as long too, and A's start was not doubled."),
-                Option("B's learning rate doubled, A's as it was", "s·B is what the layer uses. Without the factor 2, B has to take steps twice as long.", True),
-                Option("none: α is a setting of its own", "Under Adam α and B's rate stand in one product. Only that product counts."),
+                Option("none: one rate cannot stand for two", "One rate and α are two numbers, and so is a place on the knob map."),
+                Option("α = 16r, at LoRA+'s rate of A", "x is A's rate as before, and y has its factor 16 from s.", True),
+                Option("α = r, at four times A's rate", "x would be four times as large. It has to stay, and y has to grow sixteenfold."),
             ),
         ),
         Item(
             "08.q2",
             "Somebody raises α fourfold, trains with Adam at the old learning rate, and finds a lower loss. What has been shown?",
             (
-                Option("a larger α is better", "α was not compared at its own best rate and at the old one's; it moved B's rate."),
+                Option("a larger α is better", "Neither α was given its own best rate. A step of α is a step of B's rate."),
                 Option("B's learning rate was below its best", "That is what a fourfold α is: a fourfold rate for B. A sweep of the rate would have found it.", True),
                 Option("the rank was too small", "The rank was not changed."),
             ),
@@ -44,11 +44,11 @@ QUIZ = Quiz(
         ),
         Item(
             "08.q5",
-            "Two ranks, three seeds each, one rate that is best for both. The mean gain is 0.10, its standard error 0.16. What do you say?",
+            "Two ranks, three pairs of runs, α = 16, each rank at its own best rate. The mean gain is 0.10, its standard error 0.04. What do you say?",
             (
-                Option("the larger rank is better by 0.10", "The error is larger than the gain: other seeds may turn the sign."),
-                Option("there is no difference", "Three seeds cannot say that either: a gain of 0.3 would fit as well."),
-                Option("not shown: more seeds, or a smaller claim", "A gain below about two standard errors has not been shown; with three pairs even two are few.", True),
+                Option("the larger rank is better: 0.10 is more than two errors", "With three pairs it takes 4.3 errors; and α = 16 is one line of the map."),
+                Option("there is no difference", "Three pairs cannot say that either: a gain of 0.2 would fit as well."),
+                Option("not shown: more seeds, and each rank at its own best point of the map", "Both the bar for three pairs and the line of the map are in that number.", True),
             ),
         ),
     ),
