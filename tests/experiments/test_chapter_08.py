@@ -61,6 +61,9 @@ def test_the_lowest_mean_of_the_map():
 def test_the_valley_is_bent_from_s_of_a_third_to_a_thousand():
     best = {s: min(at_end(*at) for at in diagonal(s)) for s in (0.01, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)}
     assert all(0.145 < best[s] < 0.295 for s in best if s >= 0.3)
+    assert max(best[s] for s in best if s >= 0.3) < 2 * min(best.values())  # "less than a factor of two"
+    column = [at_end(1e-3, y) for y in B_RATES]
+    assert (round(column[0], 2), round(min(column), 2)) == (1.52, 0.18) and column[-1] > 1
     assert best[0.01] > 0.295 and best[0.1] > 0.295  # and below it, it does get worse
 
 
