@@ -1,0 +1,203 @@
+"""Exercise 09.3: one budget, to be spent on rows, on cleaning or on rank; and what each mistake would buy instead."""
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from itertools import combinations, product
+from typing import Any, NamedTuple
+
+import torch
+
+from lora_edu.course.exercises import Wrong, as_whole, attempt, generator, register
+
+Run = dict[str, Any]
+_TRIES = 2_000  # redraws; about one draw in three will do
+
+
+class Case(NamedTuple):
+    """Measured runs, a budget and prices, as `spend` is given them."""
+
+    runs: list[Run]
+    budget: int
+    prices: dict[str, int]
+
+
+def cost(run: Run, prices: dict[str, int]) -> int:
+    """What a run's rows, their checking and its rank cost."""
+    return run["rows"] * (prices["row"] + prices["check"] * run["checked"]) + prices["rank"] * run["r"]
+
+
+def _buy(case: Case, loss: Callable[[Run], float], price: Callable[..., float] | None = cost) -> int:
+    """The affordable run of lowest loss, where `loss` and `price` say what these are; a loss that is nan is none."""
+    fits = [i for i, run in enumerate(case.runs) if price is None or price(run, case.prices) <= case.budget]
+    return min(fits, key=lambda i: loss(case.runs[i]) if math.isfinite(loss(case.runs[i])) else math.inf, default=-1)
+
+
+def _mean(run: Run) -> float:
+    return statistics.fmean(run["valid"])
+
+
+def right(case: Case) -> int:
+    """What should be bought."""
+    return _buy(case, _mean)
+
+
+def _finite(run: Run) -> list[float]:
+    return [loss for loss in run["valid"] if math.isfinite(loss)]
+
+
+def _whole(run: Run, value: float) -> float:
+    return value if math.isfinite(_mean(run)) else math.inf
+
+
+_MISTAKES: dict[str, Callable[[Case], int]] = {
+    "the test losses choose": lambda case: _buy(case, lambda run: _whole(run, statistics.fmean(run["test"]))),
+    "the best seed chooses, not the mean": lambda case: _buy(case, lambda run: _whole(run, min(run["valid"]))),
+    "the worst seed chooses, not the mean": lambda case: _buy(case, lambda run: _whole(run, max(run["valid"]))),
+    "the median chooses, not the mean": lambda case: _buy(
+        case, lambda run: _whole(run, statistics.median(run["valid"]))
+    ),
+    "the first seed alone chooses": lambda case: _buy(case, lambda run: _whole(run, run["valid"][0])),
+    "the last seed alone chooses": lambda case: _buy(case, lambda run: _whole(run, run["valid"][-1])),
+    "the highest loss is bought": lambda case: _buy(case, lambda run: -_mean(run)),
+    "a run that diverged is bought": lambda case: next(
+        i for i, run in enumerate(case.runs) if not math.isfinite(_mean(run))
+    ),
+    "diverged seeds are left out of the mean": lambda case: _buy(case, lambda run: statistics.fmean(_finite(run))),
+    "the budget is not looked at": lambda case: _buy(case, _mean, None),
+    "the whole budget must be less than spent": lambda case: _buy(case, _mean, lambda run, p: cost(run, p) + 1),
+    "checking is not paid": lambda case: _buy(case, _mean, lambda run, p: cost(run | {"checked": False}, p)),
+    "checking is paid once, not a row": lambda case: _buy(
+        case, _mean, lambda run, p: cost(run | {"checked": False}, p) + p["check"] * run["checked"]
+    ),
+    "every row is paid as checked": lambda case: _buy(case, _mean, lambda run, p: cost(run | {"checked": True}, p)),
+    "a checked row is paid for its check alone": lambda case: _buy(
+        case, _mean, lambda run, p: cost(run, p) - run["checked"] * run["rows"] * p["row"]
+    ),
+    "the rank is not paid": lambda case: _buy(case, _mean, lambda run, p: cost(run | {"r": 0}, p)),
+    "the rank is paid once, not a unit": lambda case: _buy(case, _mean, lambda run, p: cost(run | {"r": 1}, p)),
+    "the rank is paid for each row": lambda case: _buy(
+        case, _mean, lambda run, p: cost(run | {"r": run["r"] * run["rows"]}, p)
+    ),
+    "the rows are not paid": lambda case: _buy(
+        case, _mean, lambda run, p: cost(run, p) - run["rows"] * p["row"]
+    ),
+    "the dearest that fits is bought": lambda case: _buy(case, lambda run: _whole(run, -cost(run, case.prices))),
+    "the cheapest is bought": lambda case: _buy(case, lambda run: _whole(run, cost(run, case.prices))),
+    "the loss for each coin is lowest, not the loss": lambda case: _buy(
+        case, lambda run: _mean(run) / cost(run, case.prices)
+    ),
+    "loss times cost is lowest, not the loss": lambda case: _buy(case, lambda run: _mean(run) * cost(run, case.prices)),
+    "counted from 1": lambda case: right(case) + 1,
+}  # fmt: skip
+
+
+def _drawn(draw: torch.Generator, exact: bool) -> Case:
+    """A grid of plans at two rates each, in no order; `exact`: the best that fits costs all of the budget."""
+
+    def pick(*values: int) -> int:
+        return values[int(torch.randint(len(values), (1,), generator=draw))]
+
+    prices = {"row": pick(2, 3, 5), "check": pick(1, 2, 3), "rank": pick(10, 20, 30)}
+    runs: list[Run] = []
+    for n, checked, r, rate in product((50, 100, 200), (False, True), (1, 2, 8), (3e-3, 1e-2)):
+        plan = 0.9 + 0.25 * torch.randn(1, generator=draw).item()
+        losses = (plan + 0.2 * torch.randn(2, 4, generator=draw)).clamp(min=0.05).tolist()
+        runs.append(
+            {"rows": n, "checked": checked, "r": r, "rate": rate, "valid": losses[0], "test": losses[1]}
+        )
+    runs = [runs[i] for i in torch.randperm(len(runs), generator=draw)]
+    costs = sorted(cost(run, prices) for run in runs)
+    budget = costs[len(costs) // 2]
+    cheap = next(i for i, run in enumerate(runs) if cost(run, prices) < budget // 2)
+    runs[cheap]["valid"] = [0.02, math.nan, 0.03, 0.02]  # one seed diverged, the others are lower than any
+    runs.insert(0, runs.pop(cheap))
+    case = Case(runs, budget, prices)
+    if exact:
+        return case
+    return case._replace(budget=budget + 1 + pick(0, 3, 7))
+
+
+def _apart(case: Case) -> bool:
+    """Whether the right run is the right one by a clear distance."""
+    losses = sorted(
+        _mean(run) for run in case.runs if cost(run, case.prices) <= case.budget and math.isfinite(_mean(run))
+    )
+    return losses[1] - losses[0] > 1e-3
+
+
+def cases(draw: torch.Generator) -> list[Case]:
+    """Four cases in which, taken together, no mistake buys what is right, and no two mistakes buy the same."""
+    for _ in range(_TRIES):
+        found = [_drawn(draw, exact=number < 2) for number in range(4)]
+        if not all(map(_apart, found)) or not any(cost(c.runs[right(c)], c.prices) == c.budget for c in found[:2]):
+            continue
+        bought = {name: tuple(map(mistake, found)) for name, mistake in _MISTAKES.items()}
+        bought[""] = tuple(map(right, found))
+        if all(one != other for one, other in combinations(bought.values(), 2)):
+            return found
+    raise AssertionError("no such cases were drawn")
+
+
+@register(
+    "09.3",
+    title="One budget: rows, cleaning or rank",
+    stars=2,
+    minutes=10,
+    task="Write `spend(runs, budget, prices)`. Each of `runs` is a dict: `rows`, `checked` (True: somebody has looked at every row and mended the wrong labels), `r`, the learning "
+    "`rate`, and the losses `valid` and `test`, lists with a number for each seed. `prices` says what a row costs (`row`), the checking of a row (`check`) and a unit of rank "
+    "(`rank`); the budget may be spent whole. Return the position in `runs`, counted from 0, of the run that you would buy. A seed whose loss is nan has diverged, and such a run is not bought.",
+    wants="spend",
+    shows="Plans that cost the same, each at its own best rate, chosen on validation rows.",
+    hints=(
+        "First the cost of a run: its rows, the check of each of them where it is checked, and each unit of its rank.",
+        "Among those that fit, which number says that a run is good, when test rows may not choose and one seed says little?",
+        "`min(those that fit, key=…)` with the mean of `valid`. Leave out what has a nan first: a nan compares with nothing, and `min` may return it.",
+    ),
+)
+def spend(function: Callable[..., Any]) -> None:
+    found = cases(generator())
+    given = [_position(attempt(function, *case), case) for case in found]
+    wanted = list(map(right, found))
+    if given == wanted:
+        return
+    bug = next((name for name, mistake in _MISTAKES.items() if list(map(mistake, found)) == given), None)
+    which = next(i for i, (got, want) in enumerate(zip(given, wanted)) if got != want)
+    if not 0 <= given[which] < len(found[which].runs):
+        raise Wrong(bug or "no position in runs", f"you return {given[which]}, and `runs` has the positions 0 to {len(found[which].runs) - 1}")  # fmt: skip
+    run = found[which].runs[given[which]]
+    raise Wrong(bug or _amiss(run, found[which]), _told(run, found[which]))
+
+
+def _position(got: Any, case: Case) -> int:
+    place = as_whole(got, "the position")
+    return place + len(case.runs) if -len(case.runs) <= place < 0 else place
+
+
+def _amiss(run: Run, case: Case) -> str:
+    if cost(run, case.prices) > case.budget:
+        return "more is spent than there is"
+    if not math.isfinite(_mean(run)):
+        return "a run that diverged is bought"
+    return "another run has a lower loss"
+
+
+def _told(run: Run, case: Case) -> str:
+    paid, losses = cost(run, case.prices), ", ".join(f"{loss:.3f}" for loss in run["valid"])
+    plan = f"{run['rows']} rows, {'checked' if run['checked'] else 'not checked'}, r = {run['r']}"
+    return f"for {case.budget} you buy {plan}, which costs {paid}; its validation losses are {losses}"
+
+
+def as_runs(cells: Sequence[Run], valid: torch.Tensor, test: torch.Tensor) -> list[Run]:
+    """A stored sweep as `spend` takes it: the cells of `rows_and_rank`, and (cells, seeds) of losses."""
+    return [
+        {
+            "rows": cell["rows"],
+            "checked": cell["wrong"] == 0,
+            "r": cell["r"],
+            "rate": cell["learning_rate"],
+            "valid": v.tolist(),
+            "test": t.tolist(),
+        }
+        for cell, v, t in zip(cells, valid, test)
+    ]
