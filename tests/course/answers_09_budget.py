@@ -17,7 +17,9 @@ def buying(loss=lambda run: statistics.fmean(run["valid"]), cost=paid, fits=lamb
 
     def spend(runs, budget, prices):
         good = [
-            i for i, run in enumerate(runs) if fits(cost(run, prices), budget) and not any(map(math.isnan, run["valid"]))
+            i
+            for i, run in enumerate(runs)
+            if fits(cost(run, prices), budget) and not any(map(math.isnan, run["valid"]))
         ]
         return min(good, key=lambda i: loss(runs[i]))
 
@@ -47,16 +49,13 @@ BUDGET = {
         {
             "the test losses choose": buying(lambda run: statistics.fmean(run["test"])),
             "the best seed chooses": buying(lambda run: min(run["valid"])),
-            "the first seed alone": buying(lambda run: run["valid"][0]),
+            "one seed alone": buying(lambda run: run["valid"][0]),
             "a run that diverged": with_nan,
             "diverged seeds are left out": without_nan,
             "the budget is not looked at": buying(fits=lambda cost, budget: True),
-            "checking is not paid": buying(cost=lambda run, p: run["rows"] * p["row"] + p["rank"] * run["r"]),
-            "checking is paid once": buying(
-                cost=lambda run, p: run["rows"] * p["row"] + p["check"] * run["checked"] + p["rank"] * run["r"]
-            ),
-            "the rank is not paid": buying(cost=lambda run, p: paid(run, p) - p["rank"] * run["r"]),
-            "must be less than spent": buying(fits=lambda cost, budget: cost < budget),
+            "the check of each row": buying(cost=lambda run, p: run["rows"] * p["row"] + p["rank"] * run["r"]),
+            "each unit of the rank": buying(cost=lambda run, p: paid(run, p) - p["rank"] * run["r"]),
+            "less than the budget has": buying(fits=lambda cost, budget: cost < budget),
             "the dearest that fits": lambda runs, budget, p: buying(lambda run: -paid(run, p))(runs, budget, p),
             "counted from 1": lambda *given: spend(*given) + 1,
         },
@@ -89,6 +88,12 @@ def by_loop(runs, budget, prices):
 
 RIGHT = [("09.3", by_torch), ("09.3", by_numpy), ("09.3", by_loop), ("09.3", lambda *given: float(spend(*given)))]
 MORE_WRONG = [
+    (
+        "09.3",
+        buying(cost=lambda run, p: run["rows"] * p["row"] + p["check"] * run["checked"] + p["rank"] * run["r"]),
+        "the check of each row",
+    ),
+    ("09.3", buying(cost=lambda run, p: paid(run | {"r": 1}, p)), "each unit of the rank"),
     ("09.3", buying(lambda run: max(run["valid"])), "the worst seed chooses"),
     ("09.3", buying(lambda run: statistics.median(run["valid"])), "the median chooses"),
     ("09.3", buying(cost=lambda run, p: paid(run | {"checked": True}, p)), "every row is paid as checked"),

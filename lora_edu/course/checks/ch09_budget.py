@@ -11,7 +11,7 @@ import torch
 from lora_edu.course.exercises import Wrong, as_whole, attempt, generator, register
 
 Run = dict[str, Any]
-_TRIES = 2_000  # redraws; about one draw in three will do
+_CASES, _TRIES = 16, 100  # most draws will do
 
 
 class Case(NamedTuple):
@@ -46,50 +46,52 @@ def _finite(run: Run) -> list[float]:
     return [loss for loss in run["valid"] if math.isfinite(loss)]
 
 
-def _whole(run: Run, value: float) -> float:
-    return value if math.isfinite(_mean(run)) else math.inf
+def _first_diverged(case: Case) -> int:
+    return next(i for i, run in enumerate(case.runs) if not math.isfinite(_mean(run)))
 
 
-_MISTAKES: dict[str, Callable[[Case], int]] = {
-    "the test losses choose": lambda case: _buy(case, lambda run: _whole(run, statistics.fmean(run["test"]))),
-    "the best seed chooses, not the mean": lambda case: _buy(case, lambda run: _whole(run, min(run["valid"]))),
-    "the worst seed chooses, not the mean": lambda case: _buy(case, lambda run: _whole(run, max(run["valid"]))),
-    "the median chooses, not the mean": lambda case: _buy(
-        case, lambda run: _whole(run, statistics.median(run["valid"]))
+def _priced(price: Callable[..., float] | None) -> Callable[[Case], int]:
+    return lambda case: _buy(case, _mean, price)
+
+
+def _chosen(loss: Callable[[Run, Case], float]) -> Callable[[Case], int]:
+    return lambda case: _buy(case, lambda run: loss(run, case) if math.isfinite(_mean(run)) else math.inf)
+
+
+_MISTAKES: dict[str, tuple[Callable[[Case], int], ...]] = {  # of each, the ways to make it
+    "the test losses choose": (_chosen(lambda run, _: statistics.fmean(run["test"])),),
+    "the best seed chooses, not the mean": (_chosen(lambda run, _: min(run["valid"])),),
+    "the worst seed chooses, not the mean": (_chosen(lambda run, _: max(run["valid"])),),
+    "the median chooses, not the mean": (_chosen(lambda run, _: statistics.median(run["valid"])),),
+    "one seed alone chooses": (_chosen(lambda run, _: run["valid"][0]), _chosen(lambda run, _: run["valid"][-1])),
+    "the highest loss is bought": (_chosen(lambda run, _: -_mean(run)),),
+    "a run that diverged is bought": (_first_diverged,),
+    "diverged seeds are left out of the mean": (lambda case: _buy(case, lambda run: statistics.fmean(_finite(run))),),
+    "the budget is not looked at": (_priced(None),),
+    "less than the budget has to be spent": (_priced(lambda run, p: cost(run, p) + 1),),
+    "the check of each row is not paid": (
+        _priced(lambda run, p: cost(run | {"checked": False}, p)),
+        _priced(lambda run, p: cost(run | {"checked": False}, p) + p["check"] * run["checked"]),
     ),
-    "the first seed alone chooses": lambda case: _buy(case, lambda run: _whole(run, run["valid"][0])),
-    "the last seed alone chooses": lambda case: _buy(case, lambda run: _whole(run, run["valid"][-1])),
-    "the highest loss is bought": lambda case: _buy(case, lambda run: -_mean(run)),
-    "a run that diverged is bought": lambda case: next(
-        i for i, run in enumerate(case.runs) if not math.isfinite(_mean(run))
+    "every row is paid as checked": (_priced(lambda run, p: cost(run | {"checked": True}, p)),),
+    "a checked row is paid for its check alone": (
+        _priced(lambda run, p: cost(run, p) - run["checked"] * run["rows"] * p["row"]),
     ),
-    "diverged seeds are left out of the mean": lambda case: _buy(case, lambda run: statistics.fmean(_finite(run))),
-    "the budget is not looked at": lambda case: _buy(case, _mean, None),
-    "the whole budget must be less than spent": lambda case: _buy(case, _mean, lambda run, p: cost(run, p) + 1),
-    "checking is not paid": lambda case: _buy(case, _mean, lambda run, p: cost(run | {"checked": False}, p)),
-    "checking is paid once, not a row": lambda case: _buy(
-        case, _mean, lambda run, p: cost(run | {"checked": False}, p) + p["check"] * run["checked"]
+    "each unit of the rank is not paid": (
+        _priced(lambda run, p: cost(run | {"r": 0}, p)),
+        _priced(lambda run, p: cost(run | {"r": 1}, p)),
     ),
-    "every row is paid as checked": lambda case: _buy(case, _mean, lambda run, p: cost(run | {"checked": True}, p)),
-    "a checked row is paid for its check alone": lambda case: _buy(
-        case, _mean, lambda run, p: cost(run, p) - run["checked"] * run["rows"] * p["row"]
+    "the rank is paid for each row": (_priced(lambda run, p: cost(run | {"r": run["r"] * run["rows"]}, p)),),
+    "the rows are not paid": (
+        _priced(lambda run, p: cost(run, p) - run["rows"] * p["row"]),
+        _priced(lambda run, p: cost(run | {"rows": 1}, p)),
     ),
-    "the rank is not paid": lambda case: _buy(case, _mean, lambda run, p: cost(run | {"r": 0}, p)),
-    "the rank is paid once, not a unit": lambda case: _buy(case, _mean, lambda run, p: cost(run | {"r": 1}, p)),
-    "the rank is paid for each row": lambda case: _buy(
-        case, _mean, lambda run, p: cost(run | {"r": run["r"] * run["rows"]}, p)
-    ),
-    "the rows are not paid": lambda case: _buy(
-        case, _mean, lambda run, p: cost(run, p) - run["rows"] * p["row"]
-    ),
-    "the dearest that fits is bought": lambda case: _buy(case, lambda run: _whole(run, -cost(run, case.prices))),
-    "the cheapest is bought": lambda case: _buy(case, lambda run: _whole(run, cost(run, case.prices))),
-    "the loss for each coin is lowest, not the loss": lambda case: _buy(
-        case, lambda run: _mean(run) / cost(run, case.prices)
-    ),
-    "loss times cost is lowest, not the loss": lambda case: _buy(case, lambda run: _mean(run) * cost(run, case.prices)),
-    "counted from 1": lambda case: right(case) + 1,
-}  # fmt: skip
+    "the dearest that fits is bought": (_chosen(lambda run, case: -cost(run, case.prices)),),
+    "the cheapest is bought": (_chosen(lambda run, case: cost(run, case.prices)),),
+    "the loss for each coin is lowest, not the loss": (_chosen(lambda run, case: _mean(run) / cost(run, case.prices)),),
+    "loss times cost is lowest, not the loss": (_chosen(lambda run, case: _mean(run) * cost(run, case.prices)),),
+    "counted from 1": (lambda case: right(case) + 1,),
+}
 
 
 def _drawn(draw: torch.Generator, exact: bool) -> Case:
@@ -98,43 +100,40 @@ def _drawn(draw: torch.Generator, exact: bool) -> Case:
     def pick(*values: int) -> int:
         return values[int(torch.randint(len(values), (1,), generator=draw))]
 
-    prices = {"row": pick(2, 3, 5), "check": pick(1, 2, 3), "rank": pick(10, 20, 30)}
+    prices = {"row": pick(2, 3, 5), "check": pick(2, 3, 4), "rank": pick(30, 50, 70)}
     runs: list[Run] = []
     for n, checked, r, rate in product((50, 100, 200), (False, True), (1, 2, 8), (3e-3, 1e-2)):
         plan = 0.9 + 0.25 * torch.randn(1, generator=draw).item()
         losses = (plan + 0.2 * torch.randn(2, 4, generator=draw)).clamp(min=0.05).tolist()
-        runs.append(
-            {"rows": n, "checked": checked, "r": r, "rate": rate, "valid": losses[0], "test": losses[1]}
-        )
+        runs.append({"rows": n, "checked": checked, "r": r, "rate": rate, "valid": losses[0], "test": losses[1]})
     runs = [runs[i] for i in torch.randperm(len(runs), generator=draw)]
     costs = sorted(cost(run, prices) for run in runs)
     budget = costs[len(costs) // 2]
-    cheap = next(i for i, run in enumerate(runs) if cost(run, prices) < budget // 2)
-    runs[cheap]["valid"] = [0.02, math.nan, 0.03, 0.02]  # one seed diverged, the others are lower than any
-    runs.insert(0, runs.pop(cheap))
+    first, second = [i for i, run in enumerate(runs) if cost(run, prices) < 0.7 * budget][:2]
+    runs[second]["valid"] = [0.02, math.nan, 0.03, 0.02]  # one seed diverged, the others are lower than any
+    runs[first]["valid"][2] = math.nan
+    runs.insert(0, runs.pop(first))  # a nan compares with nothing: what stands first stays the least
     case = Case(runs, budget, prices)
-    if exact:
-        return case
-    return case._replace(budget=budget + 1 + pick(0, 3, 7))
+    return case._replace(budget=cost(runs[right(case)], prices)) if exact else case
 
 
 def _apart(case: Case) -> bool:
-    """Whether the right run is the right one by a clear distance."""
+    """Whether there is something to choose from, and the right run is the right one by a clear distance."""
     losses = sorted(
         _mean(run) for run in case.runs if cost(run, case.prices) <= case.budget and math.isfinite(_mean(run))
     )
-    return losses[1] - losses[0] > 1e-3
+    return len(losses) > 2 and losses[1] - losses[0] > 1e-3
 
 
 def cases(draw: torch.Generator) -> list[Case]:
-    """Four cases in which, taken together, no mistake buys what is right, and no two mistakes buy the same."""
+    """Cases in which, taken together, no mistake buys what is right, and no two mistakes buy the same."""
     for _ in range(_TRIES):
-        found = [_drawn(draw, exact=number < 2) for number in range(4)]
-        if not all(map(_apart, found)) or not any(cost(c.runs[right(c)], c.prices) == c.budget for c in found[:2]):
+        found = [_drawn(draw, exact=number % 2 == 0) for number in range(_CASES)]
+        if not all(map(_apart, found)):
             continue
-        bought = {name: tuple(map(mistake, found)) for name, mistake in _MISTAKES.items()}
-        bought[""] = tuple(map(right, found))
-        if all(one != other for one, other in combinations(bought.values(), 2)):
+        bought = [("", list(map(right, found)))]
+        bought += [(name, list(map(way, found))) for name, ways in _MISTAKES.items() for way in ways]
+        if all(one[1] != other[1] or one[0] == other[0] for one, other in combinations(bought, 2)):
             return found
     raise AssertionError("no such cases were drawn")
 
@@ -161,7 +160,7 @@ def spend(function: Callable[..., Any]) -> None:
     wanted = list(map(right, found))
     if given == wanted:
         return
-    bug = next((name for name, mistake in _MISTAKES.items() if list(map(mistake, found)) == given), None)
+    bug = next((bug for bug, ways in _MISTAKES.items() if any(list(map(way, found)) == given for way in ways)), None)
     which = next(i for i, (got, want) in enumerate(zip(given, wanted)) if got != want)
     if not 0 <= given[which] < len(found[which].runs):
         raise Wrong(bug or "no position in runs", f"you return {given[which]}, and `runs` has the positions 0 to {len(found[which].runs) - 1}")  # fmt: skip

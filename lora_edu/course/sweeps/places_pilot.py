@@ -70,7 +70,8 @@ def _run(base: Base, cell: Cell, seed: int) -> dict[str, float]:
 SETTINGS = {
     "base": DEFAULT_MODEL,
     "task": TASK,
-    "train": {key: value for key, value in TRAIN.to_dict().items() if key != "learning_rate"} | {"precision": PRECISION},
+    "train": {key: value for key, value in TRAIN.to_dict().items() if key != "learning_rate"}
+    | {"precision": PRECISION},
     "scale": SCALE,
 }
 SWEEP = Sweep(
