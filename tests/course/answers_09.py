@@ -2,6 +2,7 @@
 
 import math
 
+from answers_09_budget import BUDGET
 from kit import Answers
 
 
@@ -78,4 +79,4 @@ ANSWERS = {
             "only the last": lambda shapes, r: free_numbers(shapes[-1:], r),
         },
     ),
-}
+} | BUDGET

@@ -263,7 +263,7 @@ def test_an_unknown_sweep_names_those_there_are(tmp_path):
 def test_every_sweep_of_the_course_is_sound(name):
     this = registry.get_sweep(name)
     assert this.name == name and this.chapter in CHAPTERS and this.metrics
-    assert len(this.seeds) >= 3 or name.endswith("_pilot")  # a pilot only chooses a rate, for another sweep to be run at
+    assert len(this.seeds) >= 3 or name.endswith("_pilot")  # a pilot chooses a rate for another sweep, no more
     assert len({describe(cell) for cell in this.cells}) == len(this.cells)
     assert "other settings" not in status(this) and "damaged" not in status(this)
 

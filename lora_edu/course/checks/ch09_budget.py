@@ -37,7 +37,7 @@ def _mean(run: Run) -> float:
     return statistics.fmean(run["valid"])
 
 
-def right(case: Case) -> int:
+def best_buy(case: Case) -> int:
     """What should be bought."""
     return _buy(case, _mean)
 
@@ -90,7 +90,7 @@ _MISTAKES: dict[str, tuple[Callable[[Case], int], ...]] = {  # of each, the ways
     "the cheapest is bought": (_chosen(lambda run, case: cost(run, case.prices)),),
     "the loss for each coin is lowest, not the loss": (_chosen(lambda run, case: _mean(run) / cost(run, case.prices)),),
     "loss times cost is lowest, not the loss": (_chosen(lambda run, case: _mean(run) * cost(run, case.prices)),),
-    "counted from 1": (lambda case: right(case) + 1,),
+    "counted from 1": (lambda case: best_buy(case) + 1,),
 }
 
 
@@ -114,7 +114,7 @@ def _drawn(draw: torch.Generator, exact: bool) -> Case:
     runs[first]["valid"][2] = math.nan
     runs.insert(0, runs.pop(first))  # a nan compares with nothing: what stands first stays the least
     case = Case(runs, budget, prices)
-    return case._replace(budget=cost(runs[right(case)], prices)) if exact else case
+    return case._replace(budget=cost(runs[best_buy(case)], prices)) if exact else case
 
 
 def _apart(case: Case) -> bool:
@@ -131,7 +131,7 @@ def cases(draw: torch.Generator) -> list[Case]:
         found = [_drawn(draw, exact=number % 2 == 0) for number in range(_CASES)]
         if not all(map(_apart, found)):
             continue
-        bought = [("", list(map(right, found)))]
+        bought = [("", list(map(best_buy, found)))]
         bought += [(name, list(map(way, found))) for name, ways in _MISTAKES.items() for way in ways]
         if all(one[1] != other[1] or one[0] == other[0] for one, other in combinations(bought, 2)):
             return found
@@ -157,7 +157,7 @@ def cases(draw: torch.Generator) -> list[Case]:
 def spend(function: Callable[..., Any]) -> None:
     found = cases(generator())
     given = [_position(attempt(function, *case), case) for case in found]
-    wanted = list(map(right, found))
+    wanted = list(map(best_buy, found))
     if given == wanted:
         return
     bug = next((bug for bug, ways in _MISTAKES.items() if any(list(map(way, found)) == given for way in ways)), None)
