@@ -1,0 +1,56 @@
+"""Self-test of chapter 09."""
+
+from lora_edu.course.selftest import Item, Option, Quiz
+
+QUIZ = Quiz(
+    "09",
+    "Where and how much",
+    (
+        Item(
+            "09.q1",
+            "At one learning rate, an adapter on the last layers is worse than one on all of them, at equal parameters. What does that show?",
+            (
+                Option("the last layers are the wrong place", "It shows it for that rate. Fewer layers may want a higher one, and at that one they may be first."),
+                Option("that at this rate they are worse; each place has to be tried at its own", "A place is compared at the best rate it has, chosen on validation rows, inside its grid.", True),
+                Option("the parameters were not really equal", "They were. The rate was equal too, and that is what should not have been taken for granted."),
+            ),
+        ),
+        Item(
+            "09.q2",
+            "Four places are compared with a fifth, five paired seeds each. One of the four 95 % intervals just leaves out 0. What do you say?",
+            (
+                Option("that place is different, at 95 %", "One comparison is wrong by chance one time in twenty. Of four, one or another is wrong far more often."),
+                Option("nothing can be learnt from five seeds", "A large difference shows with five pairs. How large it has to be is what the interval says."),
+                Option("it may be one of four tries that was lucky: repeat this one with new seeds", "The interval is about one comparison. Whoever makes several picks the luckiest without wanting to.", True),
+            ),
+        ),
+        Item(
+            "09.q3",
+            "Why are random labels used to measure how much an adapter can hold?",
+            (
+                Option("they have no rule: what the net knows of them can only lie in what was trained", "Nothing of a coin toss is known beforehand, and nothing can be worked out from the row.", True),
+                Option("they are harder than real ones, so the adapter tries harder", "Training does not try harder. It is about what can be said of the outcome."),
+                Option("so that held-out rows measure overfitting", "Held-out coins are guessed right half of the time by every net: they measure nothing."),
+            ),
+        ),
+        Item(
+            "09.q4",
+            "A matrix is 10 × 10. An adapter of rank 10 has 200 numbers in A and B. How many directions does its change have?",
+            (
+                Option("200", "Twice as many as ΔW has entries: it cannot be. M and its inverse cancel."),
+                Option("100", "r(in + out) − r² = 200 − 100: all of ΔW, as it has to be at full rank.", True),
+                Option("10", "That is the rank. A matrix of full rank has in · out numbers."),
+            ),
+        ),
+        Item(
+            "09.q5",
+            "Your rows ask for a hundredth of the bits that r = 8 has room for, and the held-out loss is too high. What do you try last?",
+            (
+                Option("another learning rate", "The rate moves the loss more than most choices, and costs a few runs."),
+                Option("a sample of the rows, read by hand for wrong labels", "One wrong label in five cost more on the digits than rank could give back."),
+                Option("r = 64", "What is a hundredth full is not too small. More room may still train otherwise, so it is worth a run in the end.", True),
+            ),
+        ),
+    ),
+    revisit=("04.q4", "07.q2"),
+)  # fmt: skip
