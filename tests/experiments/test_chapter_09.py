@@ -59,6 +59,34 @@ def test_in_the_pilot_rates_move_the_loss_more_than_places_do(tried):
     assert 1.3 < max(best) / min(best) < 1.45
 
 
+@pytest.fixture(scope="module")
+def judged():
+    """name: (seeds,) test losses of the second stage."""
+    found = table("places")
+    assert bool(found.done.all()) and found.seeds == [1, 2, 3, 4, 5]
+    return {NAMES[Choice.of_cell(cell)]: losses for cell, losses in zip(found.cells, found.metrics["test"])}
+
+
+def gain(ahead, behind):
+    """What the one gains over the other, and half the 95 % interval of five pairs."""
+    pairs = behind - ahead
+    return float(pairs.mean()), float(2.776 * pairs.std() / 5**0.5)
+
+
+def test_of_all_places_only_the_last_ten_layers_are_told_from_all_linear(judged):
+    told = {name: gain(losses, judged["all-linear"]) for name, losses in judged.items() if name != "all-linear"}
+    assert [name for name, (mean, half) in told.items() if abs(mean) > half] == ["last ten layers"]
+    mean, half = told.pop("last ten layers")
+    assert mean + half < 0 and int((judged["last ten layers"] > judged["all-linear"]).sum()) == 4
+    assert all(0.015 < half < 0.021 and 0 < mean < 0.009 for mean, half in told.values())
+
+
+def test_places_in_all_layers_differ_less_than_the_rates_did(judged, tried):
+    means = {name: float(judged[name].mean()) for name in EQUAL}
+    ten = means.pop("last ten layers")
+    assert max(means.values()) / min(means.values()) < 1.25 and 1.6 < ten / means["all-linear"] < 1.7
+
+
 class Spelling(torch.nn.Module):
     """Answers 5 after anything, with a confidence that is known."""
 
