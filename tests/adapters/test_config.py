@@ -56,6 +56,7 @@ def test_impossible_settings_are_refused_by_name(settings, words):
         ({"bias": "all"}, "bias"),
         ({"use_bdlora": True}, "use_bdlora"),
         ({"trainable_token_indices": [1]}, "trainable_token_indices"),
+        ({"target_parameters": ["mlp.experts.gate_up_proj"]}, "target_parameters"),
         ({"rr": 3}, "rr"),
     ],
 )
