@@ -1,13 +1,17 @@
 """What chapter 09 says of its stored results, asserted from them; and that the two stages of its comparison are what they should be."""
 
+import math
+
 import pytest
 import torch
 
+from lora_edu.course.checks.ch09_budget import Case, as_runs, best_buy
 from lora_edu.course.sweeps import places, places_pilot, rows_and_rank
 from lora_edu.course.sweeps.places_pilot import CHOOSING_ROWS, PLACES, loss_and_exact
 from lora_edu.data.examples import Example, collate
-from lora_edu.experiments import Choice, table
-from lora_edu.experiments.choices import ALL_LINEAR, budget
+from lora_edu.experiments import Choice, bits_each, capacities, table
+from lora_edu.experiments.capacity import free_in_model
+from lora_edu.experiments.choices import ALL_LINEAR, NOTHING, budget
 from lora_edu.tasks.digits import load_digits
 
 NAMES = {place: name for name, place in PLACES.items()}
@@ -87,6 +91,15 @@ def test_places_in_all_layers_differ_less_than_the_rates_did(judged, tried):
     assert max(means.values()) / min(means.values()) < 1.25 and 1.6 < ten / means["all-linear"] < 1.7
 
 
+def test_at_half_the_rate_the_last_ten_layers_are_no_longer_told_from_all_linear(judged):
+    found = table("places_last_ten")
+    assert bool(found.done.all()) and found.seeds == [1, 2, 3, 4, 5]
+    half_rate = found.metrics["test"][0]
+    mean, half = gain(half_rate, judged["all-linear"])
+    assert mean < 0 < mean + half and 1.3 < float(half_rate.mean() / judged["all-linear"].mean()) < 1.36
+    assert float(half_rate.mean()) < 0.85 * float(judged["last ten layers"].mean())
+
+
 class Spelling(torch.nn.Module):
     """Answers 5 after anything, with a confidence that is known."""
 
@@ -105,6 +118,20 @@ def test_an_answer_counts_as_exact_only_where_every_token_of_it_is_the_likeliest
     assert collate([right, half], 0)["labels"].shape == (2, 5)
 
 
+def test_an_adapter_holds_two_bits_and_more_for_each_free_number():
+    bits = bits_each(filled := capacities())
+    assert 2.2 < bits.mean < 2.6 and all(1.9 < float(each.per_free.mean()) < 2.7 for each in filled)
+    assert sum(not each.inside for each in filled) > len(filled) / 2  # so the text calls it no bound
+    small, high = (next(each for each in filled if each.r == r) for r in (2, 16))
+    assert high.numbers == 2 * high.free and float(high.per_number.mean()) < 0.6 * float(small.per_number.mean())
+
+
+def test_four_hundred_dates_take_less_than_a_tenth_of_rank_1_and_ten_thousand_long_answers_fill_rank_8():
+    base = float(table("targets_grid").where("loss", **NOTHING.cell())[0, 0]) / math.log(2)
+    one, eight = (bits_each(capacities()).mean * free_in_model("smollm2-135m", "all-linear", r) for r in (1, 8))
+    assert 400 * 11 * base < 0.1 * one and 10_000 * 100 * 8 > eight > 500_000 * 8
+
+
 # -- rows, wrong labels and rank ---------------------------------------------------------------------------------------
 
 
@@ -115,3 +142,70 @@ def test_drawn_rows_are_nested_and_as_many_labels_wrong_as_said():
     spoilt = rows_and_rank.drawn(3, 200, 0.2)
     assert torch.equal(spoilt.x_train, many.x_train) and int((spoilt.y_train != many.y_train).sum()) == 40
     assert torch.equal(spoilt.y_valid, turned.y_valid) and torch.equal(load_digits(turned=True).y_train, turned.y_train)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    found = table("rows_and_rank")
+    assert bool(found.done.all()) and found.seeds == [0, 1, 2, 3] and len(found.cells) == len(rows_and_rank.SWEEP.cells)
+    return found
+
+
+def at_best(digits, rows, wrong, r, length="192 steps"):
+    """(seeds,) test losses of a plan at the rate that validation chose, which has a worse neighbour on either side."""
+    kept = [
+        i
+        for i, cell in enumerate(digits.cells)
+        if (cell["length"], cell["rows"], cell["wrong"], cell["r"]) == (length, rows, wrong, r)
+    ]
+    means = digits.metrics["valid_loss"][kept].mean(1).nan_to_num(math.inf)
+    best = int(means.argmin())
+    assert 0 < best < len(kept) - 1, (rows, wrong, r, length)
+    return digits.metrics["test_loss"][kept[best]]
+
+
+def paired(ahead, behind):
+    pairs = behind - ahead
+    return float(pairs.mean()), float(3.182 * pairs.std() / 2)
+
+
+def test_no_plan_has_its_best_rate_at_an_edge(digits):
+    plans = {(cell["rows"], cell["wrong"], cell["r"], cell["length"]) for cell in digits.cells}
+    assert len(plans) == 35 and all(len(at_best(digits, *plan)) == 4 for plan in plans)
+
+
+def test_at_rank_1_cleaning_gains_and_neither_rows_nor_rank_are_shown_to(digits):
+    first = at_best(digits, 100, 0.2, 1)
+    mean, half = paired(at_best(digits, 100, 0.0, 1), first)
+    assert (round(mean, 2), round(half, 2)) == (0.37, 0.23)
+    for plan in ((200, 0.2, 1), (100, 0.2, 8)):
+        mean, half = paired(at_best(digits, *plan), first)
+        assert abs(mean) < half and (mean < 0) == (plan[2] == 8)
+
+
+def test_with_clean_rows_a_rank_may_bring_more_than_rows(digits):
+    few, many, high = (float(at_best(digits, *plan).mean()) for plan in ((200, 0.0, 1), (400, 0.0, 1), (200, 0.0, 8)))
+    assert [round(loss, 2) for loss in (few, many, high)] == [0.72, 0.68, 0.45]
+
+
+def test_rank_8_is_ahead_at_every_number_of_clean_rows_and_shown_to_be_at_200_and_400(digits):
+    gains = {n: paired(at_best(digits, n, 0.0, 8), at_best(digits, n, 0.0, 1)) for n in rows_and_rank.ROWS}
+    assert all(mean > 0 for mean, _ in gains.values())
+    assert [n for n, (mean, half) in gains.items() if mean > half] == [200, 400]
+    assert all(float(at_best(digits, 25, 0.0, r, "12 passes").mean()) > 2.1 for r in (1, 8))
+
+
+def test_what_is_bought_follows_the_prices(digits):
+    kept = [i for i, cell in enumerate(digits.cells) if cell["length"] == "192 steps"]
+    runs = as_runs(
+        [digits.cells[i] for i in kept], digits.metrics["valid_loss"][kept], digits.metrics["test_loss"][kept]
+    )
+
+    def bought(check, rank, money):
+        run = runs[best_buy(Case(runs, money, {"row": 2, "check": check, "rank": rank}))]
+        return run["rows"], run["checked"], run["r"]
+
+    budgets = (300, 600, 1200)
+    assert [bought(1, 0, money) for money in budgets] == [(100, True, 8), (200, True, 8), (400, True, 8)]
+    assert [bought(6, 0, money) for money in budgets] == [(100, False, 2), (200, False, 8), (100, True, 8)]
+    assert [bought(1, 60, money)[2] for money in budgets] == [2, 1, 8]
