@@ -55,6 +55,18 @@ def pair(folder, **more):
     return load(make(), folder, trainable=True).double(), theirs
 
 
+def scores_apart(ours, allocator) -> float:
+    """The largest relative difference of the means from which the triplets are scored."""
+    means = {"importance": allocator.exp_avg_ipt, "uncertainty": allocator.exp_avg_unc}
+    pairs = [
+        (layer.tensor(f"{slot}_{mean}", "default"), reference[f"{path}.{slot}.default"])
+        for path, layer in lora_layers(ours).items()
+        for slot in ("lora_A", "lora_E", "lora_B")
+        for mean, reference in means.items()
+    ]
+    return max(float((mine - theirs).abs().max() / theirs.abs().max()) for mine, theirs in pairs)
+
+
 def train_both(ours, theirs):
     """Largest differences over a whole run, the sets of triplets left included at each step."""
     mine, other = trained(ours), trained(theirs)
@@ -82,6 +94,8 @@ def train_both(ours, theirs):
             optimizer.step()
         after_step(ours, step, STEPS)
         theirs.base_model.update_and_allocate(step)
+        if step < STEPS - PLAN["tfinal"]:
+            found["scores"] = max(found.get("scores", 0.0), scores_apart(ours, theirs.base_model.rankallocator))
         counts = [
             {k: (p != 0).flatten().tolist() for k, p in params.items() if k.endswith("lora_E")}
             for params in (mine, other)
