@@ -72,7 +72,7 @@ class KnobMap(Widget):
     """
 
     title = "The knob map"
-    question = "Five runs are listed, 1 to 5. Which two are the same run? And with one rate for both factors: how near to the darkest square can α bring you?"
+    question = "Five runs are listed, 1 to 5. Which two are the same run? And with one rate for both factors: how near to the lowest loss can α bring you?"
     computes_on = ("alpha", "start", "rate_A", "rate_B")
 
     def __init__(self, measured: Table, marked: Mapping[str, Knobs] = MARKED) -> None:
@@ -127,7 +127,7 @@ class KnobMap(Widget):
         canvas = Canvas(WIDTH, 500)
         (x, y), told = result.point, []
         canvas.text(
-            8, 18, f"x = A's rate / start = {number(x)}    y = s · start · B's rate = {number(y)}", 15, bold=True
+            8, 18, f"x = A's rate / start = {number(x)},  y = s · start · B's rate = {number(y)}", 15, bold=True
         )
         self._draw_map(canvas, state, result)
         told.append(self._draw_curves(canvas, result))
@@ -171,14 +171,18 @@ class KnobMap(Widget):
             for name, knobs in self.marked.items():
                 at = knobs.point(self.r)
                 px, py = axes.at(*(_clipped(value, *limit) for value, limit in zip(at, (xlim, ylim))))
-                shift = 13 * taken.get(at, 0)
+                shift = 17 * taken.get(at, 0)
                 taken[at] = taken.get(at, 0) + 1
                 canvas.dot(px, py, 3.5, GREEN, PAPER, 1)
                 canvas.text(px + 7 + shift, py - 7, name, 15, GREEN, bold=True, halo=True)
         px, py = axes.at(*(_clipped(value, *limit) for value, limit in zip(result.point, (xlim, ylim))))
         canvas.dot(px, py, 17, None, VERMILION, 3)  # around the number of a cell
         canvas.text(
-            52, 492, "ring: your knobs; dashes: both rates moved together, α kept; darker: lower loss", 11, MUTED
+            52,
+            492,
+            "ring: your knobs; dashes: both rates moved together, α kept; the bluer, the lower the loss",
+            11,
+            MUTED,
         )
 
     def _draw_curves(self, canvas: Canvas, result: Found) -> str:
