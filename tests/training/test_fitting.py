@@ -127,7 +127,10 @@ def test_a_model_that_fits_nowhere_says_by_how_much_and_that_its_weights_are_too
 
 def test_weights_in_bf16_are_not_told_to_become_bf16():
     model = make_tiny_llama(dtype=torch.bfloat16)
-    with pytest.raises(ConfigError, match=r"weights alone take [^:]+: take a smaller base"):
+    with pytest.raises(
+        ConfigError,
+        match=r"weights alone take [^:]+: load it in four bits \(load_base\(…, bits=4\)\), take a smaller base",
+    ):
         fitted(model, room_for(predict_memory(model, 1, 8).weights // 2))
 
 

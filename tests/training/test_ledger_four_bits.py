@@ -89,6 +89,14 @@ def test_packed_weights_are_not_split_among_processes():
     assert many.weights > packed and one.weights - many.weights < one.weights - packed
 
 
+def test_a_base_in_four_bits_is_not_told_to_become_one():
+    made = make_tiny_llama(dtype=torch.bfloat16, hidden_size=64, intermediate_size=256)
+    quantize(made)
+    inject(made, LoRAConfig(r=1, target_modules=["q_proj"]))
+    said = fitting._nowhere(fitting.Shape(1, 8, 8), lambda shape, again: predict_memory(made, 1, 8), 1000)
+    assert "weights alone" in said and "four bits" not in said and "take a smaller base" in said
+
+
 def test_fit_says_how_the_base_is_held():
     value, why = fitting._base_weights(model(), "fp32", TrainConfig())
     assert value == "nf4 in blocks of 64, double quantisation" and "packed" in why

@@ -52,4 +52,4 @@ def dense(codes: Tensor, absmax: Tensor, block_size: int, shape: tuple[int, int]
         quant_type="nf4",
         dtype=dtype,
     )
-    return library().dequantize_4bit(codes.view(-1, 1), state)
+    return library().dequantize_4bit(codes.view(-1, 1), state).reshape(shape)
