@@ -17,7 +17,6 @@ from lora_edu.cli.options import flags, read, with_flags
 from lora_edu.cli.run_folder import HELD_OUT, from_run, keep_rows, write_run
 from lora_edu.cli.settings import from_config
 from lora_edu.errors import DataError, LoRAEduError
-from lora_edu.models.cache import DEFAULT_MODEL
 from lora_edu.training.config import TrainConfig, plan_warnings
 
 _ADAPTER, _RUN, _DATA = "The adapter", "The run", "The data"
@@ -221,6 +220,7 @@ def _advised(
     """What `advise` chooses otherwise than the recipe (or the defaults), as settings; said with its reasons."""
     from lora_edu.data.examples import IGNORE
     from lora_edu.experiments.advisor import advise
+    from lora_edu.models.cache import DEFAULT_MODEL
 
     advice = advise(
         given["model"] if given["model"] == DEFAULT_MODEL else model, task, rows=len(examples),

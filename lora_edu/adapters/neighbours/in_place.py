@@ -22,6 +22,7 @@ from lora_edu.adapters.layer import AdapterState
 from lora_edu.adapters.neighbours.method import Method, named_after
 from lora_edu.errors import TargetError
 from lora_edu.models.modules import kept_buffers
+from lora_edu.models.quantized.conversion import quantized_layers
 
 _EXEMPT: Mapping[int, str] = {
     3: "it trains the base's own weights",
@@ -89,6 +90,13 @@ class FullFineTuning(InPlace):
 
     peft_type: ClassVar[str] = "FULL"
     still: ClassVar[bool] = False
+
+    def fitted(self, model: nn.Module):
+        if packed := next(iter(quantized_layers(model)), None):
+            raise TargetError(
+                f"{packed} is quantised, and codes cannot be trained: load the base without bits, dequantize(model), or train a LoRA"
+            )
+        return super().fitted(model)
 
     def chosen(self, model: nn.Module) -> dict[str, nn.Parameter]:
         return _own(model)

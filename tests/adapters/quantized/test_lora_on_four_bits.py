@@ -12,7 +12,9 @@ from helpers import randomise, tokens
 from torch import nn
 
 from lora_edu.adapters import (
+    FullFineTuning,
     LoRAConfig,
+    attach,
     audit,
     disabled,
     fingerprint,
@@ -30,7 +32,7 @@ from lora_edu.adapters import (
 )
 from lora_edu.adapters.variants.dora import DoRA
 from lora_edu.adapters.variants.pissa import PiSSA
-from lora_edu.errors import MergeError, ModelError
+from lora_edu.errors import MergeError, ModelError, TargetError
 from lora_edu.models.quantized import (
     Quantization,
     QuantizedLinear,
@@ -211,6 +213,13 @@ def test_variants_that_read_the_base_weight_read_the_rounded_one(variant):
     ours, dense = twins(replace(CONFIG, variant=variant))
     assert torch.allclose(logits(ours), logits(dense), atol=1e-6)
     assert not torch.allclose(logits(ours), logits(four_bits()), atol=1e-3)
+
+
+def test_full_fine_tuning_of_codes_is_refused():
+    model = four_bits()
+    with pytest.raises(TargetError, match=r"codes cannot be trained.*dequantize\(model\)"):
+        attach(model, FullFineTuning())
+    assert attach(dequantize(model), FullFineTuning()) is model
 
 
 # -- on disk -------------------------------------------------------------------------------------------------------------
