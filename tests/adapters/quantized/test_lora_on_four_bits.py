@@ -32,7 +32,7 @@ from lora_edu.adapters import (
 )
 from lora_edu.adapters.variants.dora import DoRA
 from lora_edu.adapters.variants.pissa import PiSSA
-from lora_edu.errors import MergeError, ModelError, TargetError
+from lora_edu.errors import ConfigError, MergeError, ModelError, TargetError
 from lora_edu.models.quantized import (
     Quantization,
     QuantizedLinear,
@@ -209,10 +209,12 @@ def test_a_copy_is_a_model_of_its_own():
 
 
 @pytest.mark.parametrize("variant", [DoRA(), PiSSA()], ids=lambda v: type(v).__name__)
-def test_variants_that_read_the_base_weight_read_the_rounded_one(variant):
-    ours, dense = twins(replace(CONFIG, variant=variant))
-    assert torch.allclose(logits(ours), logits(dense), atol=1e-6)
-    assert not torch.allclose(logits(ours), logits(four_bits()), atol=1e-3)
+def test_variants_that_compute_with_the_weights_themselves_are_refused(variant):
+    model = four_bits()
+    before = logits(model)
+    with pytest.raises(ConfigError, match="plain LoRA trains on a quantised base"):
+        inject(model, replace(CONFIG, variant=variant))
+    assert torch.equal(logits(model), before)
 
 
 def test_full_fine_tuning_of_codes_is_refused():
