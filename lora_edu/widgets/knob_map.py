@@ -165,7 +165,7 @@ class KnobMap(Widget):
                 px, py + 4, f"{loss:.2f}" if loss < 10 else "> 10" if math.isfinite(loss) else "—", 11, INK, "middle"
             )
         if ends := _diagonal(result.point, xlim, ylim):
-            axes.line(*zip(*ends), VERMILION, 1.4, dash=(5, 4))
+            axes.line([x for x, _ in ends], [y for _, y in ends], VERMILION, 1.4, dash=(5, 4))
         if state["places"] == SHOWN:
             taken: dict[tuple[float, float], int] = {}
             for name, knobs in self.marked.items():

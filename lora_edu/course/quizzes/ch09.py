@@ -10,7 +10,7 @@ QUIZ = Quiz(
             "09.q1",
             "At one learning rate, an adapter on the last layers is worse than one on all of them, at equal parameters. What does that show?",
             (
-                Option("the last layers are the wrong place", "It shows it for that rate. Fewer layers may want a higher one, and at that one they may be first."),
+                Option("the last layers are the wrong place", "It shows it for that rate. At another rate the order may be another."),
                 Option("that at this rate they are worse; each place has to be tried at its own", "A place is compared at the best rate it has, chosen on validation rows, inside its grid.", True),
                 Option("the parameters were not really equal", "They were. The rate was equal too, and that is what should not have been taken for granted."),
             ),
@@ -44,11 +44,11 @@ QUIZ = Quiz(
         ),
         Item(
             "09.q5",
-            "Your rows ask for a hundredth of the bits that r = 8 has room for, and the held-out loss is too high. What do you try last?",
+            "Your rows ask for a hundredth of the bits that r = 8 has room for. What does that number *not* tell you?",
             (
-                Option("another learning rate", "The rate moves the loss more than most choices, and costs a few runs."),
-                Option("a sample of the rows, read by hand for wrong labels", "One wrong label in five cost more on the digits than rank could give back."),
-                Option("r = 64", "What is a hundredth full is not too small. More room may still train otherwise, so it is worth a run in the end.", True),
+                Option("that these rows cannot fill r = 8", "It does tell that: they ask for far less."),
+                Option("that r = 8 is enough to learn the task in the steps that you have", "On the digits 400 labels fill a third of rank 1's room, and r = 8 beats it all the same.", True),
+                Option("that r = 64 is not needed for its room", "It does tell that. What r = 64 may be good for is something else."),
             ),
         ),
     ),
