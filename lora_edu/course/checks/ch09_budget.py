@@ -2,7 +2,8 @@
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
 from itertools import combinations, product
 from typing import Any, NamedTuple
 
@@ -46,8 +47,30 @@ def _finite(run: Run) -> list[float]:
     return [loss for loss in run["valid"] if math.isfinite(loss)]
 
 
-def _first_diverged(case: Case) -> int:
-    return next(i for i, run in enumerate(case.runs) if not math.isfinite(_mean(run)))
+def _fitting(case: Case) -> list[int]:
+    return [i for i, run in enumerate(case.runs) if cost(run, case.prices) <= case.budget]
+
+
+def _sound(case: Case) -> list[int]:
+    return [i for i, run in enumerate(case.runs) if math.isfinite(_mean(run))]
+
+
+def _first_nan(case: Case) -> int:
+    """What `argmin` finds: the first nan, or else the best."""
+    return next((i for i in _fitting(case) if not math.isfinite(_mean(case.runs[i]))), best_buy(case))
+
+
+def _counted(among: Callable[[Case], Iterable[int]]) -> Callable[[Case], int]:
+    """The best buy's place among some of the runs; -1 where it is not among them."""
+    return lambda case: {i: place for place, i in enumerate(among(case))}.get(best_buy(case), -1)
+
+
+def _plan(run: Run) -> tuple[int, bool, int]:
+    return run["rows"], run["checked"], run["r"]
+
+
+def _mean_of_rates(run: Run, case: Case) -> float:
+    return statistics.fmean(_mean(other) for other in case.runs if _plan(other) == _plan(run))
 
 
 def _priced(price: Callable[..., float] | None) -> Callable[[Case], int]:
@@ -58,14 +81,28 @@ def _chosen(loss: Callable[[Run, Case], float]) -> Callable[[Case], int]:
     return lambda case: _buy(case, lambda run: loss(run, case) if math.isfinite(_mean(run)) else math.inf)
 
 
+def _at_rate(which: Callable[[Iterable[float]], float]) -> Callable[[Case], int]:
+    """The best buy among the runs at one rate, the lowest or the highest."""
+    return _chosen(
+        lambda run, case: _mean(run) if run["rate"] == which(other["rate"] for other in case.runs) else math.inf
+    )
+
+
 _MISTAKES: dict[str, tuple[Callable[[Case], int], ...]] = {  # of each, the ways to make it
-    "the test losses choose": (_chosen(lambda run, _: statistics.fmean(run["test"])),),
+    "the test losses choose": (
+        _chosen(lambda run, _: statistics.fmean(run["test"])),
+        _chosen(lambda run, _: statistics.fmean(run["valid"] + run["test"])),
+    ),
     "the best seed chooses, not the mean": (_chosen(lambda run, _: min(run["valid"])),),
     "the worst seed chooses, not the mean": (_chosen(lambda run, _: max(run["valid"])),),
     "the median chooses, not the mean": (_chosen(lambda run, _: statistics.median(run["valid"])),),
     "one seed alone chooses": (_chosen(lambda run, _: run["valid"][0]), _chosen(lambda run, _: run["valid"][-1])),
     "the highest loss is bought": (_chosen(lambda run, _: -_mean(run)),),
-    "a run that diverged is bought": (_first_diverged,),
+    "a run that diverged is bought": (
+        _first_nan,
+        lambda case: min(_fitting(case), key=lambda i: _mean(case.runs[i])),
+        lambda case: sorted(_fitting(case), key=lambda i: _mean(case.runs[i]))[0],
+    ),
     "diverged seeds are left out of the mean": (lambda case: _buy(case, lambda run: statistics.fmean(_finite(run))),),
     "the budget is not looked at": (_priced(None),),
     "less than the budget has to be spent": (_priced(lambda run, p: cost(run, p) + 1),),
@@ -74,6 +111,7 @@ _MISTAKES: dict[str, tuple[Callable[[Case], int], ...]] = {  # of each, the ways
         _priced(lambda run, p: cost(run | {"checked": False}, p) + p["check"] * run["checked"]),
     ),
     "every row is paid as checked": (_priced(lambda run, p: cost(run | {"checked": True}, p)),),
+    "a check is paid where nobody checked": (_priced(lambda run, p: cost(run | {"checked": not run["checked"]}, p)),),
     "a checked row is paid for its check alone": (
         _priced(lambda run, p: cost(run, p) - run["checked"] * run["rows"] * p["row"]),
     ),
@@ -90,7 +128,16 @@ _MISTAKES: dict[str, tuple[Callable[[Case], int], ...]] = {  # of each, the ways
     "the cheapest is bought": (_chosen(lambda run, case: cost(run, case.prices)),),
     "the loss for each coin is lowest, not the loss": (_chosen(lambda run, case: _mean(run) / cost(run, case.prices)),),
     "loss times cost is lowest, not the loss": (_chosen(lambda run, case: _mean(run) * cost(run, case.prices)),),
+    "the losses at all rates are averaged, not each plan at its best": (_chosen(_mean_of_rates),),
+    "all plans are compared at one rate": (_at_rate(min), _at_rate(max)),
+    "the most rows are bought": (_chosen(lambda run, _: -run["rows"]),),
+    "the highest rank is bought": (_chosen(lambda run, _: -run["r"]),),
     "counted from 1": (lambda case: best_buy(case) + 1,),
+    "counted among those that fit, not in runs": (
+        _counted(_fitting),
+        _counted(lambda case: [i for i in _fitting(case) if i in _sound(case)]),
+        _counted(_sound),
+    ),
 }
 
 
@@ -112,7 +159,10 @@ def _drawn(draw: torch.Generator, exact: bool) -> Case:
     first, second = [i for i, run in enumerate(runs) if cost(run, prices) < 0.7 * budget][:2]
     runs[second]["valid"] = [0.02, math.nan, 0.03, 0.02]  # one seed diverged, the others are lower than any
     runs[first]["valid"][2] = math.nan
-    runs.insert(0, runs.pop(first))  # a nan compares with nothing: what stands first stays the least
+    # A nan compares with nothing: what stands first of those that fit stays the least. A few too dear ones stand before it.
+    dear = [run for run in runs if cost(run, prices) > budget][: pick(0, 1, 2, 3)]
+    front = [*dear, runs[first]]
+    runs = front + [run for run in runs if not any(run is other for other in front)]
     case = Case(runs, budget, prices)
     return case._replace(budget=cost(runs[best_buy(case)], prices)) if exact else case
 
@@ -158,16 +208,25 @@ def cases(draw: torch.Generator) -> list[Case]:
 )
 def spend(function: Callable[..., Any]) -> None:
     found = cases(generator())
-    given = [_position(attempt(function, *case), case) for case in found]
+    lent = [deepcopy(case) for case in found]  # an answer may sort them, or write into them
+    given = [_position(attempt(function, *copy), case) for copy, case in zip(lent, found)]
     wanted = list(map(best_buy, found))
     if given == wanted:
         return
+    if any(_plans(copy) != _plans(case) for copy, case in zip(lent, found)):
+        raise Wrong("the runs are changed in place", "`spend` puts `runs` into another order or takes some away: then a position means another run")  # fmt: skip
     bug = next((bug for bug, ways in _MISTAKES.items() if any(list(map(way, found)) == given for way in ways)), None)
     which = next(i for i, (got, want) in enumerate(zip(given, wanted)) if got != want)
     if not 0 <= given[which] < len(found[which].runs):
         raise Wrong(bug or "no position in runs", f"you return {given[which]}, and `runs` has the positions 0 to {len(found[which].runs) - 1}")  # fmt: skip
+    if len(set(given)) == 1:
+        raise Wrong("the same position, whatever is given", f"for each of {len(found)} lists of runs you return {given[0]}")  # fmt: skip
     run = found[which].runs[given[which]]
     raise Wrong(bug or _amiss(run, found[which]), _told(run, found[which]))
+
+
+def _plans(case: Case) -> list[tuple[Any, ...]]:
+    return [(*_plan(run), run["rate"]) for run in case.runs]
 
 
 def _position(got: Any, case: Case) -> int:
