@@ -204,7 +204,9 @@ def test_starts_from_data_and_other_optimisers_have_their_flags(more, model, dat
     result = run(*TRAIN, "--model", model, "--data", data, "--steps", 3, *more, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     tensors = load_file(tmp_path / "out" / "adapter_model.safetensors")
-    assert all(bool(t.any()) for t in tensors.values())
+    weighed = {key: t for key, t in tensors.items() if "lora_E" in key}  # of these a budget may leave a layer nothing
+    assert all(bool(t.any()) for key, t in tensors.items() if key not in weighed)
+    assert not weighed or any(bool(t.any()) for t in weighed.values())
 
 
 def test_the_curves_go_to_tensorboard_where_it_is_asked_for(model, data, tmp_path, monkeypatch):
