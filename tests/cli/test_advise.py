@@ -4,21 +4,9 @@ import json
 
 import pytest
 import yaml
-from command_line import ROWS, run, said, write_tiny_model
+from command_line import run, said
 
 ASK = ("advise", "--task", "iso_dates", "--memory", "8 GB")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return write_tiny_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "rows.jsonl"
-    path.write_text("\n".join(map(json.dumps, ROWS)))
-    return path
 
 
 def test_it_says_why_and_how_to_train_so():

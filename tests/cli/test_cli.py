@@ -13,7 +13,7 @@ import pytest
 import torch
 import typer
 import yaml
-from command_line import ROWS, TRAIN, run, said, write_tiny_model
+from command_line import ROWS, TRAIN, run, said
 from safetensors.torch import load_file
 
 from lora_edu import cli
@@ -26,18 +26,6 @@ from lora_edu.errors import ConfigError, LoRAEduError
 from lora_edu.models import load_base
 from lora_edu.tasks import TASKS
 from lora_edu.training import Trainer
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return write_tiny_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "rows.jsonl"
-    path.write_text("\n".join(map(json.dumps, ROWS)))
-    return path
 
 
 @pytest.fixture(scope="module")

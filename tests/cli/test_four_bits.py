@@ -1,11 +1,10 @@
 """`--bits 4`: the command line trains, measures, resumes and merges on a base in four bits, and says which base it was."""
 
-import json
 
 import pytest
 import torch
 import yaml
-from command_line import ROWS, TRAIN, run, said, write_tiny_model
+from command_line import TRAIN, run, said
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -15,18 +14,6 @@ from lora_edu.models.quantized import Quantization, dequantize, quantization_of
 from lora_edu.training.checkpoints import checkpoints
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return write_tiny_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "rows.jsonl"
-    path.write_text("\n".join(map(json.dumps, ROWS)))
-    return path
 
 
 @pytest.fixture(scope="module")

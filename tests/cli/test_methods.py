@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from command_line import ROWS, TRAIN, run, said, write_tiny_model
+from command_line import TRAIN, run, said
 
 from lora_edu.adapters import Bottleneck, PromptTuning
 from lora_edu.adapters.neighbours.known import METHODS, named
@@ -17,18 +17,6 @@ METHOD = {
     "bitfit": "bitfit:norms=true",
     "full": "full",
 }
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return write_tiny_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "rows.jsonl"
-    path.write_text("\n".join(map(json.dumps, ROWS)))
-    return path
 
 
 @pytest.mark.parametrize("method", METHOD)
