@@ -5,7 +5,6 @@ any figure, also for one like BLEU that is no mean of rows, and a *paired* compa
 """
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -115,7 +114,7 @@ def redrawn_gains(before: Score, after: Score, n: int, seed: int) -> NDArray[Any
 # --- metrics ---------------------------------------------------------------------------------------------------------
 
 
-def _paired(outputs: Sequence[str], references: Sequence[Any]) -> None:
+def same_length(outputs: Sequence[str], references: Sequence[Any]) -> None:
     if len(outputs) != len(references):
         raise DataError(f"{len(outputs)} outputs for {len(references)} references")
 
@@ -126,28 +125,41 @@ def share(hits: Sequence[bool]) -> Score:
 
 
 def exact_match(outputs: Sequence[str], references: Sequence[str]) -> Score:
-    """Share of outputs equal to the reference, white space at the ends aside."""
-    _paired(outputs, references)
+    """Share of outputs equal to the reference, white space at the ends aside.
+
+    Misleads where one thing can be said in several ways: a right answer with a full stop behind it counts as wrong.
+    """
+    same_length(outputs, references)
     return share([output.strip() == reference.strip() for output, reference in zip(outputs, references)])
 
 
 def accuracy(outputs: Sequence[str], references: Sequence[str]) -> Score:
-    """Share of outputs equal to the reference but for case and punctuation: for labels."""
-    _paired(outputs, references)
+    """Share of outputs equal to the reference but for case and punctuation: for labels.
+
+    Misleads where one label is common: who always says it is right as often as it is (`baselines`).
+    """
+    same_length(outputs, references)
     return share([normalise(output) == normalise(reference) for output, reference in zip(outputs, references)])
 
 
 def contains(outputs: Sequence[str], accepted: Sequence[Sequence[str]]) -> Score:
-    """Share of outputs that hold one of their accepted answers as whole words, case and punctuation aside."""
-    _paired(outputs, accepted)
+    """Share of outputs that hold one of their accepted answers as whole words, case and punctuation aside.
+
+    Misleads with long outputs: "not Paris", and a list of every capital, hold the answer too.
+    """
+    same_length(outputs, accepted)
     return share(
         [any(f" {normalise(a)} " in f" {normalise(o)} " for a in answers) for o, answers in zip(outputs, accepted)]
     )
 
 
-def f1(outputs: Sequence[str], references: Sequence[str]) -> Score:
-    """Macro F1 over the references' labels; an output that is no label counts against recall alone."""
-    _paired(outputs, references)
+def macro_f1(outputs: Sequence[str], references: Sequence[str]) -> Score:
+    """The mean over the references' labels of F1 = 2·hits / (times said + times right); an output that is no label is a miss and no more.
+
+    Every label counts alike, so that always saying the commonest earns next to nothing. It misleads where a label has few rows: one row
+    of a label that has two moves the mean as much as fifty of a label that has a hundred.
+    """
+    same_length(outputs, references)
     labels = sorted({normalise(reference) for reference in references})
     index = {label: i for i, label in enumerate(labels)}
     pairs = [(index[normalise(r)], index.get(normalise(o), -1)) for o, r in zip(outputs, references)]
@@ -168,11 +180,12 @@ def f1(outputs: Sequence[str], references: Sequence[str]) -> Score:
 def bleu(outputs: Sequence[str], references: Sequence[str]) -> Score:
     """Corpus BLEU, 0 to 100, by sacrebleu (tokeniser 13a, exponential smoothing). Source: Papineni et al. 2002; Post 2018.
 
-    A row contributes its n-gram matches and totals and its two lengths; the corpus figure is made of their sums.
+    A row contributes its n-gram matches and totals and its two lengths; the corpus figure is made of their sums. It misleads where an
+    answer may be said in other words (a perfect paraphrase gets nothing) and where copying the input goes far: see that baseline first.
     """
     from sacrebleu.metrics.bleu import BLEU
 
-    _paired(outputs, references)
+    same_length(outputs, references)
     scorer = BLEU()
     rows = []
     for output, reference in zip(outputs, references):
@@ -188,20 +201,16 @@ def bleu(outputs: Sequence[str], references: Sequence[str]) -> Score:
     return Score(np.array(rows, dtype=float), corpus)
 
 
-def rouge_l(outputs: Sequence[str], references: Sequence[str]) -> Score:
-    """Mean ROUGE-L F1, 0 to 1: the longest common subsequence of words (lower case, no stemming). Source: Lin 2004."""
-    _paired(outputs, references)
-    return Score(np.array([_rouge_l(output, reference) for output, reference in zip(outputs, references)]))
+def rouge(outputs: Sequence[str], references: Sequence[str], kind: str = "rougeL") -> Score:
+    """Mean ROUGE F1, 0 to 1, by rouge-score (no stemming): words ("rouge1"), pairs ("rouge2"), longest common run with gaps ("rougeL").
 
+    It misleads beyond English: its words are runs of a–z and 0–9, so that "für" is "f" and "r", and Greek is nothing. And it does not see
+    what changes the sense: "not" is one word of many. Raises DataError for another kind. Source: Lin 2004.
+    """
+    from rouge_score.rouge_scorer import RougeScorer
 
-def _rouge_l(output: str, reference: str) -> float:
-    a, b = (re.findall(r"\w+", text.lower()) for text in (output, reference))
-    if not a or not b:
-        return float(a == b)
-    previous = [0] * (len(b) + 1)
-    for word in a:
-        current = [0]
-        for j, other in enumerate(b):
-            current.append(previous[j] + 1 if word == other else max(previous[j + 1], current[j]))
-        previous = current
-    return 2 * previous[-1] / (len(a) + len(b))  # the harmonic mean of precision and recall
+    same_length(outputs, references)
+    if kind not in ("rouge1", "rouge2", "rougeL"):
+        raise DataError(f"kind={kind!r}: use rouge1, rouge2 or rougeL")
+    scorer = RougeScorer([kind])
+    return Score(np.array([scorer.score(r, o)[kind].fmeasure for o, r in zip(outputs, references)], dtype=float))

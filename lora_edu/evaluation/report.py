@@ -1,68 +1,20 @@
-"""Is it any good? Answers, likelihoods, and reports that carry a baseline and an interval (chapter 13).
+"""Is it any good? Reports that carry a baseline and an interval (chapter 13)."""
 
-Everything here takes any causal language model, with or without adapters, in whatever mode it is, and gives it back so.
-"""
-
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import nn
-
-from lora_edu.data.examples import Example, check_fits, collate, encode_rows
+from lora_edu.data.examples import encode_rows
 from lora_edu.data.rows import Row
 from lora_edu.data.splits import Splits
 from lora_edu.errors import DataError
 from lora_edu.evaluation.generation import generate
+from lora_edu.evaluation.likelihood import likeliest, mean_nll, perplexity
 from lora_edu.evaluation.metrics import Interval, Score
 from lora_edu.evaluation.paired import Gain, paired_gain
-from lora_edu.models.modules import modes
 from lora_edu.tables import html_table, text_table
-from lora_edu.training.losses import causal_lm_loss
 
-
-def mean_nll(model: nn.Module, examples: Sequence[Example]) -> Score:
-    """Mean negative log-likelihood of the answer tokens, in nats, each *token* weighted alike.
-
-    The score's rows hold (sum, tokens); one row at a time, so that nothing is spent on padding. Raises DataError for rows that the
-    model cannot read. Chapter 05.
-    """
-    check_fits(examples, model)
-    device = next(model.parameters()).device
-    with modes(model, training=False), torch.no_grad():
-        losses = [causal_lm_loss(model, {k: v.to(device) for k, v in collate([one], 0).items()}) for one in examples]
-    return Score(np.array([(loss.total.item(), loss.count) for loss in losses]), _token_mean)
-
-
-def perplexity(model: nn.Module, examples: Sequence[Example]) -> Score:
-    """exp(mean NLL): between how many equally likely tokens the model wavers on average. Chapter 13."""
-    return Score(mean_nll(model, examples).values, token_perplexity)
-
-
-def _token_mean(values: NDArray[Any]) -> float:
-    return float(values[:, 0].sum() / values[:, 1].sum())
-
-
-def token_perplexity(values: NDArray[Any]) -> float:
-    """exp of the summed losses over the tokens counted; values (N, 2). The statistic of `perplexity`."""
-    return math.exp(_token_mean(values))
-
-
-def likeliest(model: nn.Module, tokenizer: Any, rows: Sequence[Row], labels: Sequence[str]) -> list[str]:
-    """For each row the label that the model finds likeliest as the whole answer, its end included.
-
-    It shows what a model knows before it has learnt to answer in one word. Chapter 13.
-    """
-    tried = [Row((*row.messages[:-1], {"role": "assistant", "content": label})) for row in rows for label in labels]
-    nll = mean_nll(model, encode_rows(tried, tokenizer)).values[:, 0].reshape(len(rows), len(labels))
-    return [labels[i] for i in nll.argmin(axis=1)]
-
-
-# --- reports ---------------------------------------------------------------------------------------------------------
+LOWER_IS_BETTER = ("loss", "perplexity", "bits per byte")  # names of scores
 
 
 class Scored(Protocol):
@@ -149,12 +101,20 @@ def _plain(score: Score) -> list[Any]:
 
 
 def evaluate(
-    model: Any, tokenizer: Any, task: Scored, split: str = "test", limit: int | None = None, batch_size: int = 16
+    model: Any,
+    tokenizer: Any,
+    task: Scored,
+    split: str = "test",
+    limit: int | None = None,
+    batch_size: int = 16,
+    loss: bool = False,
+    max_length: int = 512,
 ) -> Report:
     """Ask `model` a split's questions and score the answers, with the task's baselines on the same rows.
 
     `limit` takes that many questions and that many plain texts, which get a perplexity; a fair sample, because splits
-    come in hash order. A task with `labels` is scored by likelihood too. Chapter 13.
+    come in hash order. A task with `labels` is scored by likelihood too. `loss` adds the mean loss of the wanted answers, in nats a
+    token: one forward pass a row, and it often sees a difference where right and wrong do not. Chapter 13.
     """
     if split not in Splits._fields:
         raise DataError(f"split={split!r}: use one of {', '.join(Splits._fields)}")
@@ -169,9 +129,11 @@ def evaluate(
     if questions:
         scores |= task.score(outputs, questions)
         baselines = {name: task.score(answers, questions) for name, answers in task.baselines(questions).items()}
+    if questions and loss:
+        scores["loss"] = mean_nll(model, encode_rows(questions, tokenizer, max_length))
     if task.labels:
         guesses = likeliest(model, tokenizer, questions, task.labels)
         scores |= {f"{name} by likelihood": score for name, score in task.score(guesses, questions).items()}
     if texts:
-        scores["perplexity"] = perplexity(model, encode_rows(texts, tokenizer))
+        scores["perplexity"] = perplexity(model, encode_rows(texts, tokenizer, max_length))
     return Report(task.name, split, task.metric, questions + texts, outputs, scores, baselines)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from lora_edu.adapters.config import LoRAConfig
 from lora_edu.data.rows import Row
 from lora_edu.data.splits import Splits, split
-from lora_edu.evaluation.metrics import Score, accuracy, f1
+from lora_edu.evaluation.metrics import Score, accuracy, macro_f1
 from lora_edu.tasks.base import Recipe, Task, stored
 from lora_edu.training.config import TrainConfig
 
@@ -55,4 +55,4 @@ class Intents(Task):
     def score(self, outputs: Sequence[str], rows: Sequence[Row]) -> dict[str, Score]:
         """Share of right labels, and macro F1: the mean over labels of 2·hits / (times said + times right)."""
         truth = [row.answer for row in rows]
-        return {"accuracy": accuracy(outputs, truth), "macro F1": f1(outputs, truth)}
+        return {"accuracy": accuracy(outputs, truth), "macro F1": macro_f1(outputs, truth)}

@@ -7,15 +7,12 @@ import json
 import random
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from lora_edu.adapters.config import LoRAConfig
 from lora_edu.data.rows import Row
 from lora_edu.data.splits import Splits
 from lora_edu.evaluation.metrics import Score, share
+from lora_edu.evaluation.slots import json_slots, readable, slot_f1
 from lora_edu.tasks.base import Recipe, Task
 from lora_edu.training.config import TrainConfig
 
@@ -50,21 +47,6 @@ COUNTS = {"train": 600, "valid": 100, "test": 300}
 
 def _listed(words: str) -> list[str]:
     return words.split(", ")
-
-
-def _slots(text: str) -> dict[str, Any] | None:
-    """The JSON object in `text`; None where it is none."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _slot_f1(values: NDArray[Any]) -> float:
-    """2·(slots that are right) / (slots given + slots wanted), over all rows together; values (N, 3)."""
-    right, given, wanted = values.sum(axis=0)
-    return float(2 * right / (given + wanted))
 
 
 class Reminders(Task):
@@ -110,12 +92,9 @@ class Reminders(Task):
 
     def score(self, outputs: Sequence[str], rows: Sequence[Row]) -> dict[str, Score]:
         """exact: the object is right, whatever its order and spaces. valid: it is a JSON object. slot F1: 2·right / (given + wanted) slots."""
-        found = [_slots(output) for output in outputs]
-        wanted = [json.loads(row.answer) for row in rows]
-        right = [sum((got or {}).get(slot) == want[slot] for slot in SLOTS) for got, want in zip(found, wanted)]
-        counts = [[hits, len(got or {}), len(SLOTS)] for hits, got in zip(right, found)]
+        found, wanted = ([json_slots(text) for text in texts] for texts in (outputs, [row.answer for row in rows]))
         return {
             "exact": share([got == want for got, want in zip(found, wanted)]),
-            "slot F1": Score(np.array(counts, dtype=float), _slot_f1),
-            "valid": share([got is not None for got in found]),
+            "slot F1": slot_f1(outputs, [row.answer for row in rows]),
+            "valid": readable(outputs),
         }

@@ -9,7 +9,7 @@ from filelock import FileLock
 from lora_edu.adapters.config import LoRAConfig
 from lora_edu.data.rows import Row
 from lora_edu.errors import DataError
-from lora_edu.evaluation.metrics import Score, accuracy, f1
+from lora_edu.evaluation.metrics import Score, accuracy, macro_f1
 from lora_edu.files import replacing
 from lora_edu.models.cache import cache_dir
 from lora_edu.models.packages import download
@@ -86,4 +86,4 @@ class Sentiment(Task):
 
     def score(self, outputs: Sequence[str], rows: Sequence[Row]) -> dict[str, Score]:
         truth = [row.answer for row in rows]
-        return {"accuracy": accuracy(outputs, truth), "macro F1": f1(outputs, truth)}
+        return {"accuracy": accuracy(outputs, truth), "macro F1": macro_f1(outputs, truth)}

@@ -1,5 +1,6 @@
 """Metrics against values worked out by hand, intervals against theory, and generation against plain greedy decoding."""
 
+import itertools
 import json
 import math
 
@@ -10,6 +11,7 @@ import torch
 from conftest import make_tiny_llama
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import f1_score
 from tiny_tokenizer import make_tokenizer
 
 from lora_edu.adapters import LoRAConfig, inject, lora_layers
@@ -18,21 +20,24 @@ from lora_edu.errors import DataError
 from lora_edu.evaluation import (
     Score,
     accuracy,
+    bits_per_byte,
     bleu,
     bootstrap,
     contains,
     evaluate,
     exact_match,
-    f1,
     generate,
     likeliest,
+    macro_f1,
     mean_nll,
     paired_bootstrap,
     perplexity,
+    rouge,
     share,
+    slot_f1,
     token_perplexity,
 )
-from lora_edu.evaluation.metrics import rouge_l, wilson
+from lora_edu.evaluation.metrics import wilson
 from lora_edu.training import causal_lm_loss
 
 # --- metrics
@@ -49,8 +54,8 @@ def test_exact_match_accuracy_and_contains_differ_in_what_they_forgive():
 def test_macro_f1_by_hand():
     outputs, references = ["pos", "pos", "neg", "what?"], ["pos", "neg", "neg", "neg"]
     # pos: found 1, guessed 2, true 1 → 2/3. neg: found 1, guessed 1, true 3 → 2/4.
-    assert f1(outputs, references).value == pytest.approx((2 / 3 + 1 / 2) / 2)
-    assert f1(references, references).value == 1
+    assert macro_f1(outputs, references).value == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert macro_f1(references, references).value == 1
 
 
 @given(pairs=st.lists(st.tuples(*[st.text(st.sampled_from("abcd "), max_size=25)] * 2), min_size=1, max_size=8))
@@ -60,14 +65,44 @@ def test_bleu_made_of_rows_is_sacrebleus_corpus_bleu(pairs):
     assert bleu(outputs, references).value == pytest.approx(sacrebleu.corpus_bleu(outputs, [references]).score)
 
 
-def test_rouge_l_by_hand():
-    assert rouge_l(["the cat sat"], ["the black cat sat down"]).value == pytest.approx(2 * 3 / (3 + 5))
-    assert rouge_l(["b a"], ["a b"]).value == 0.5 and rouge_l(["x"], ["y"]).value == 0
-    assert rouge_l(["a"], ["a a"]).value == pytest.approx(2 / 3), "one word matches one word, once"
-    assert rouge_l(["", ""], ["", "a"]).values.tolist() == [1, 0]
+@given(
+    truth=st.lists(st.sampled_from(["joy", "anger", "fear"]), min_size=1, max_size=30),
+    draw=st.randoms(use_true_random=False),
+)
+@settings(max_examples=60, deadline=None)
+def test_macro_f1_is_scikit_learns_over_the_references_labels(truth, draw):
+    outputs = [draw.choice(["joy", "anger", "fear", "what?"]) for _ in truth]
+    theirs = f1_score(truth, outputs, labels=sorted(set(truth)), average="macro", zero_division=0)
+    assert macro_f1(outputs, truth).value == pytest.approx(theirs)
 
 
-@pytest.mark.parametrize("metric", [exact_match, accuracy, contains, f1, bleu, rouge_l])
+def longest_common(a, b):
+    """Words of the longest common run with gaps, by trying every choice of words."""
+    choices = (c for n in range(len(a), 0, -1) for c in itertools.combinations(a, n))
+    return next((len(c) for c in choices if all(word in rest for rest in [iter(b)] for word in c)), 0)
+
+
+@given(pairs=st.lists(st.tuples(*[st.lists(st.sampled_from("abc"), max_size=6)] * 2), min_size=1, max_size=4))
+@settings(max_examples=40, deadline=None)
+def test_rouge_l_is_the_longest_common_run_with_gaps(pairs):
+    expected = []
+    for a, b in pairs:
+        common = longest_common(a, b)
+        expected.append(2 * common / (len(a) + len(b)) if common else 0)
+    score = rouge([" ".join(a) for a, _ in pairs], [" ".join(b) for _, b in pairs])
+    assert score.values.tolist() == pytest.approx(expected)
+
+
+def test_rouge_counts_words_and_pairs_and_is_blind_beyond_ascii():
+    assert rouge(["the cat sat"], ["the black cat sat"], "rouge1").value == pytest.approx(6 / 7)
+    assert rouge(["the cat sat"], ["the black cat sat"], "rouge2").value == pytest.approx(2 / 5)
+    assert rouge(["für"], ["fr"]).value == 0 and rouge(["γάτα"], ["γάτα"]).value == 0, "as its docstring warns"
+    assert rouge(["it is not safe"], ["it is safe"]).value > 0.85
+    with pytest.raises(DataError, match="rouge1, rouge2 or rougeL"):
+        rouge(["a"], ["a"], "rouge9")
+
+
+@pytest.mark.parametrize("metric", [exact_match, accuracy, contains, macro_f1, bleu, rouge, slot_f1])
 def test_a_missing_output_is_an_error(metric):
     with pytest.raises(DataError, match="1 outputs for 2 references"):
         metric(["a"], ["a", "b"])
@@ -199,6 +234,27 @@ def test_a_uniform_model_has_the_vocabulary_as_its_perplexity():
     assert perplexity(uniform, [Example([5, 6, 7], [-100, 6, 7])]).value == pytest.approx(len(TOKENIZER), rel=1e-4)
 
 
+def test_bits_per_byte_are_nats_over_bytes_and_know_no_tokens(model):
+    rows = [Row.chat("hi", "déjà"), Row.chat("so", "yes")]
+    nats = mean_nll(model, [encode(row, TOKENIZER) for row in rows]).values[:, 0].sum()
+    score = bits_per_byte(model, TOKENIZER, rows)
+    assert score.values[:, 1].tolist() == [6, 3], "é and à are two bytes each"
+    assert score.value == pytest.approx(nats / math.log(2) / 9)
+    text = Row.text("some prose")
+    assert bits_per_byte(model, TOKENIZER, [text]).values[0, 1] == len("some prose") - 1, (
+        "nothing foretells the first token"
+    )
+
+
+def test_a_uniform_model_needs_the_logarithm_of_the_vocabulary_a_byte():
+    """Our tokenizer has a token a character: so many bits each, however the text is cut into rows."""
+    uniform = make_tiny_llama(vocab_size=len(TOKENIZER))
+    with torch.no_grad():
+        uniform.lm_head.weight.zero_()
+    score = bits_per_byte(uniform, TOKENIZER, [Row.text("some prose"), Row.text("and more")])
+    assert score.value == pytest.approx(math.log2(len(TOKENIZER)), rel=1e-4)
+
+
 def test_the_likeliest_label_is_the_one_with_the_smallest_loss(model):
     rows, labels = [Row.chat(prompt, "unused") for prompt in PROMPTS], ["yes", "no way", "x"]
     for row, chosen in zip(rows, likeliest(model, TOKENIZER, rows, labels)):
@@ -241,6 +297,14 @@ def test_a_report_has_score_interval_baseline_likelihood_and_perplexity(model):
     assert page.count("<tr>") == 4 and "<caption" in page and str(report.interval) in page
     figures = report.to_dict()["scores"]["exact match"]
     assert figures["baselines"] == {"copying": 1.0} and figures["value"] == report.value
+
+
+def test_the_loss_of_the_wanted_answers_is_there_when_asked_for(model):
+    plain, more = evaluate(model, TOKENIZER, Echo()), evaluate(model, TOKENIZER, Echo(), loss=True)
+    wanted = mean_nll(model, [encode(Row.chat(prompt, prompt), TOKENIZER) for prompt in PROMPTS])
+    assert "loss" not in plain.scores and more.scores["loss"].values.tolist() == wanted.values.tolist()
+    with pytest.raises(DataError, match="max_length = 20"):
+        evaluate(model, TOKENIZER, Echo(), loss=True, max_length=20)
 
 
 def test_a_stored_report_keeps_its_rows_so_that_two_can_be_compared_later(model):
