@@ -59,6 +59,10 @@ class DownloadError(LoRAEduError, RuntimeError):
     """A file that could not be fetched, or that is not the one that was asked for."""
 
 
+class ExportError(LoRAEduError, RuntimeError):
+    """A model or adapter that a file format, or the tool that reads it, cannot hold whole."""
+
+
 class NotebookError(LoRAEduError, RuntimeError):
     """A notebook that cannot be run, found or copied without losing work."""
 
