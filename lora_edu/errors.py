@@ -67,6 +67,14 @@ class NotebookError(LoRAEduError, RuntimeError):
     """A notebook that cannot be run, found or copied without losing work."""
 
 
+class ServingError(LoRAEduError, RuntimeError):
+    """A server that cannot start, or cannot do what it is asked."""
+
+
+class BusyError(ServingError):
+    """More questions than may wait at once; asking again later helps."""
+
+
 # --- what a message quotes ---------------------------------------------------------------------------------------------
 
 

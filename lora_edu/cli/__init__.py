@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from lora_edu import __version__
-from lora_edu.cli import advise, answer, chat, combine, eval, extract, merge, resize, setup, sweep, train
+from lora_edu.cli import advise, answer, chat, combine, eval, extract, merge, resize, serve, setup, sweep, train
 from lora_edu.errors import LoRAEduError
 
 
@@ -79,6 +79,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "extract": extract.extract,
     "chat": chat.chat,
     "answer": answer.answer,
+    "serve": serve.serve,
     "sweep": sweep.sweep,
     "fetch": setup.fetch,
 }
