@@ -25,7 +25,7 @@ from lora_edu.training.config import TrainConfig
 from lora_edu.training.losses import causal_lm_loss
 from lora_edu.training.trainer import Trainer
 
-TASK, HELD_OUT = "iso_dates", 24
+TASK, HELD_OUT = "kjv", 24  # dates are learnt to almost 0 in a few steps, and would tell no two bases apart
 LORA = LoRAConfig(r=8, lora_alpha=16)
 RATES = (1e-3, 3e-3, 1e-2)
 TRAIN = TrainConfig(batch_size=4, max_steps=32, warmup_steps=2, precision="fp32")
@@ -94,7 +94,7 @@ def _loss(base: Base, examples: Any) -> float:
 
 SWEEP = Sweep(
     name="qlora",
-    title="QLoRA beside plain LoRA, each at its own learning rate: loss on dates, and of the same adapter on the other base",
+    title="QLoRA beside plain LoRA, each at its own learning rate: loss on verses, and of the same adapter on the other base",
     chapter="11",
     cells=[{"base": base, "learning_rate": rate} for base in (DENSE, NF4) for rate in RATES],
     seeds=(0, 1, 2),
