@@ -20,7 +20,7 @@ from lora_edu.widgets.base import WIDTH, State, Widget, choice
 BLOCKS = (8, 16, 32, 64, 128, 256)
 OUTLIERS = (1, 4, 8, 16, 32, 64)
 PLACE = 5  # of the outlier in the row
-KINDS = {"NF4": "nf4", "INT4": "int4"}
+KINDS = {"INT4": "int4", "NF4": "nf4"}  # the first is shown first: chapter 11 has not met NF4 yet
 
 
 @dataclass(frozen=True)
