@@ -302,7 +302,7 @@ RIGHT = {  # in other styles
         lambda W0, delta, rounding: left_along(W0.double(), delta.double(), rounding),
         lambda W0, delta, rounding: torch.trace((rounding(W0 + delta) - W0).T @ delta) / torch.trace(delta.T @ delta),
         lambda W0, delta, rounding: torch.einsum("ij,ij", rounding(W0 + delta) - W0, delta) / torch.linalg.norm(delta) ** 2,
-        lambda W0, delta, rounding: np.vdot(rounding(W0 + delta) - W0, delta) / np.vdot(delta, delta),
+        lambda W0, delta, rounding: np.vdot((rounding(W0 + delta) - W0).numpy(), delta.numpy()) / np.vdot(delta.numpy(), delta.numpy()),
         lambda W0, delta, rounding: ((rounding(W0 + delta) - W0) * delta).mean() / delta.square().mean(),
         lambda W0, delta, rounding: left_along(torch.nn.Parameter(W0), delta, rounding),
         lambda W0, delta, rounding: [left_along(W0, delta, rounding)][0].reshape(1, 1),
@@ -311,7 +311,7 @@ RIGHT = {  # in other styles
     ],
     "11.3": [
         lambda block, outer=None: np.float64(4 + ((8 + 32 / outer) if outer else 32) / block),
-        lambda block, outer=math.inf: (4 * block + (32 if outer is None else 8 + 32 / outer)) / block,
+        lambda block, outer=None: (4 * block + (32 if outer is None else 8 + 32 / outer)) / block,
         lambda block, outer=None: torch.tensor(4.0) + torch.tensor(8 + 32 / outer if outer else 32.0) / block,
         lambda block, outer=None: Fraction(4) + (Fraction(32, block) if outer is None else Fraction(8, block) + Fraction(32, block * outer)),
         lambda *given: bits_a_weight(*given),
