@@ -24,6 +24,8 @@ LEFT_OUT = {
     ("overlap", "00"): "of two ranges of numbers",
     ("overlap", "02"): "of two ranges of numbers",
     ("overlap", "04"): "of two ranges of numbers",
+    **{("grid", chapter): "of runs" for chapter in ("04", "07", "08", "09", "10")},
+    ("QLoRA", "04"): "a paper's title",
 }
 
 
