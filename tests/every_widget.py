@@ -6,11 +6,13 @@ import torch
 from small_rows import token_inspector
 from small_run import training_dashboard
 
+from lora_edu.evaluation import Pairs
 from lora_edu.experiments import Choice, Held, Table, free_parameters, grid
 from lora_edu.experiments.choices import ALL_LINEAR, NOTHING
 from lora_edu.widgets import (
     AdapterDial,
     AdapterMixer,
+    BlindAB,
     BudgetPainter,
     CapacityMeter,
     DataParallelPlanner,
@@ -116,6 +118,15 @@ def held(*per_free: float, ranks=(1, 2, 4), width: int = 16) -> list[Held]:
     return made
 
 
+def blind_pairs(count: int = 8) -> Pairs:
+    """Invented answers, told apart by their first word; those of the last pair are the same."""
+    prompts = [f"Question number {n}: what is the capital of France, and why do you say so?" for n in range(count)]
+    first, second = (
+        [f"{word} {n} " + "speaks at length " * (3 * n) for n in range(count)] for word in ("alpha", "omega")
+    )
+    return Pairs(prompts, [*first[:-1], "both"], [*second[:-1], "both "])
+
+
 MAKERS = {
     "ShapesAndStarts": ShapesAndStarts,
     "RankDirections": RankDirections,
@@ -125,6 +136,7 @@ MAKERS = {
     "KnobMap": lambda: KnobMap(two_rates()),
     "MemoryBars": MemoryBars,
     "QuantisationLine": QuantisationLine,
+    "BlindAB": lambda: BlindAB(blind_pairs(), ask=lambda asked: (f"first on {asked}", f"second on {asked}")),
     "BudgetPainter": lambda: BudgetPainter(budget_grid()),
     "CapacityMeter": lambda: CapacityMeter(held(1.5, 2.0, 2.5), {"dates": 1.21}),
     "SpectrumExplorer": spectrum_explorer,

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lora_edu.cli.run_folder import template_of
 from lora_edu.cli.settings import from_config
 from lora_edu.errors import DataError, LoRAEduError
 
@@ -57,13 +58,13 @@ def counted(count: int, thing: str) -> str:
     return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
-def writable(folder: Path) -> None:
-    """Raises LoRAEduError, before anything slow begins, where nothing could be written into `folder` in the end."""
+def writable(folder: Path, option: str = "--out") -> None:
+    """Raises LoRAEduError, before anything slow begins, where nothing could be written into `folder` in the end; it names the option."""
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not there.is_dir():
-        raise LoRAEduError(f"{folder} cannot be a folder: {there} is a file. Choose another --out.")
+        raise LoRAEduError(f"{folder} cannot be a folder: {there} is a file. Choose another {option}.")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise LoRAEduError(f"nothing can be written into {there}: choose another --out, or change its permissions.")
+        raise LoRAEduError(f"nothing can be written into {there}: choose another {option}, or change its permissions.")
 
 
 def must_be_new(out: Path) -> None:
@@ -101,7 +102,8 @@ def opened(model_name: str | None, adapter: Path | None, scale: float = 1.0, bit
     base = load_base(name, bits=4) if how == Quantization() else load_base(name)
     if how not in (None, Quantization()):
         quantize(base.model, how)
-    base.tokenizer.chat_template = base.tokenizer.chat_template or PLAIN_TEMPLATE
+    own = template_of(adapter) if adapter is not None else None
+    base.tokenizer.chat_template = own or base.tokenizer.chat_template or PLAIN_TEMPLATE
     if adapter is not None:
         load(base.model, adapter)
         set_scale(base.model, scale)

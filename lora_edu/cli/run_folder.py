@@ -12,11 +12,17 @@ import typer
 import yaml
 
 from lora_edu.cli.settings import default, known, read_settings
+from lora_edu.errors import DataError
 from lora_edu.files import write_whole
 
 RUN_FILE = "run.yaml"  # what a run was started with; `--resume` reads it, and so may `--config`
 HELD_OUT = "held_out.jsonl"  # rows of one's own that were kept from training
 TRAINED_ON = "trained_on.txt"  # a hash of each input that was trained on, so that nobody measures on them unawares
+
+TEMPLATE, TOKENIZER = (
+    "chat_template.jinja",
+    "tokenizer_config.json",
+)  # where other tools keep the template they trained with
 
 
 def from_run(context: typer.Context, folder: Path | None) -> Path | None:
@@ -44,6 +50,25 @@ def run_of(adapter: Path | None) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def template_of(adapter: Path) -> str | None:
+    """The chat template that an adapter was trained with, where one lies beside it (other tools keep the tokenizer there); None otherwise.
+
+    transformers runs templates in a sandbox. Raises DataError for a file that is no text.
+    """
+    try:
+        if (adapter / TEMPLATE).is_file():
+            return (adapter / TEMPLATE).read_text(encoding="utf-8")
+        if not (adapter / TOKENIZER).is_file():
+            return None
+        content = json.loads((adapter / TOKENIZER).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(
+            f"the tokenizer's files in {adapter} cannot be read ({error}): mend or remove {TEMPLATE} and {TOKENIZER}"
+        ) from error
+    template = content.get("chat_template") if isinstance(content, dict) else None
+    return template if isinstance(template, str) else None
 
 
 def keep_rows(folder: Path, train_rows: Sequence[Any], held_out: Sequence[Any]) -> None:

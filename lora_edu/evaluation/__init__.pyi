@@ -3,6 +3,12 @@ from .baselines import guessing_rate as guessing_rate
 from .baselines import majority as majority
 from .baselines import majority_rate as majority_rate
 from .baselines import nearest_answers as nearest_answers
+from .blind import Pairs as Pairs
+from .blind import Verdict as Verdict
+from .blind import answer_pairs as answer_pairs
+from .blind import preferred as preferred
+from .blind import swapped as swapped
+from .blind import verdict as verdict
 from .comparing import Comparison as Comparison
 from .comparing import SeedsGain as SeedsGain
 from .comparing import compare as compare

@@ -1,7 +1,7 @@
 """What a fine-tuned model has forgotten: in nats on general text, as PEFT reports it, and in what it can still answer. Chapter 13."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lora_edu.errors import DataError
 from lora_edu.evaluation.leakage import bare_input
@@ -31,6 +31,16 @@ class Forgotten:
     answered: Gain
     lost: list[Changed]
     gained: list[Changed]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a stored result keeps."""
+        figures = {
+            name: gain.interval._asdict() | {"p": gain.p}
+            for name, gain in (("nats", self.nats), ("trivia", self.answered))
+        }
+        return figures | {
+            name: [change.question for change in of] for name, of in (("lost", self.lost), ("gained", self.gained))
+        }
 
     def _lines(self) -> list[list[str]]:
         return [

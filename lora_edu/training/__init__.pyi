@@ -7,6 +7,10 @@ from .config import lr_factor as lr_factor
 from .config import plan_warnings as plan_warnings
 from .config import step_rows as step_rows
 from .config import total_steps as total_steps
+from .dpo import Preference as Preference
+from .dpo import collate_preferences as collate_preferences
+from .dpo import dpo_loss as dpo_loss
+from .dpo import encode_preferences as encode_preferences
 from .galore import GaLore as GaLore
 from .instruments import Instruments as Instruments
 from .losses import causal_lm_loss as causal_lm_loss

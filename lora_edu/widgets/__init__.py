@@ -2,6 +2,7 @@
 
 from lora_edu.widgets.adapter_mixer import AdapterMixer, MixerData
 from lora_edu.widgets.base import Widget
+from lora_edu.widgets.blind_ab import BlindAB
 from lora_edu.widgets.budget import BudgetPainter
 from lora_edu.widgets.capacity_meter import CapacityMeter
 from lora_edu.widgets.dashboard import TrainingDashboard
@@ -19,6 +20,7 @@ from lora_edu.widgets.tokens import TokenInspector
 __all__ = [
     "AdapterDial",
     "AdapterMixer",
+    "BlindAB",
     "BudgetPainter",
     "CapacityMeter",
     "DataParallelPlanner",

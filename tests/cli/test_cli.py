@@ -72,8 +72,10 @@ def test_a_run_keeps_the_rows_it_held_out_and_eval_measures_on_them(adapter, dat
     result = run("eval", adapter, "--against-base", "--out", tmp_path / "new" / "figures.json")
     assert result.exit_code == 0, result.output
     figures = json.loads((tmp_path / "new" / "figures.json").read_text())
-    assert figures["rows"] == 4
-    assert figures["base"]["value"] - figures["loss"]["value"] == pytest.approx(figures["lowered_by"]["value"])
+    base, ours = (figures["models"][name] for name in ("base", adapter.name))
+    assert base["rows"] == ours["rows"] == 4 and figures["against"] == "base"
+    gain = ours["scores"]["loss"]["value"] - base["scores"]["loss"]["value"]
+    assert figures["gains"][0]["value"] == pytest.approx(gain) and gain < 0
     trained_on = [row for row in ROWS if row["instruction"] not in questions]
     assert len((adapter / "trained_on.txt").read_text().split()) == len(trained_on) == 16
     with pytest.warns(UserWarning, match="16 of these 20 rows were trained on"):
@@ -91,7 +93,7 @@ def test_eval_asks_as_the_run_did(model, tmp_path):
 
     def loss(*more):
         run("eval", tmp_path / "out", "--data", other, *more, "--out", tmp_path / "figures.json")
-        return json.loads((tmp_path / "figures.json").read_text())["loss"]
+        return json.loads((tmp_path / "figures.json").read_text())["models"]["out"]["scores"]["loss"]["value"]
 
     as_trained, spoken, without = (loss(*more) for more in ([], ["--system", "ping"], ["--system", ""]))
     assert as_trained == spoken != without

@@ -67,7 +67,7 @@ def test_a_resumed_run_is_the_same_bit_for_bit(adapter, model, data, tmp_path):
 
 def test_it_is_measured_on_the_base_it_was_trained_on_unless_told_otherwise(adapter, monkeypatch):
     seen = []
-    from lora_edu.cli import eval as command
+    from lora_edu.cli import measuring as command
 
     opened = command.opened
     monkeypatch.setattr(command, "opened", lambda *a: seen.append(opened(*a)) or seen[-1])

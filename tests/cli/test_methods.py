@@ -28,7 +28,7 @@ def test_train_eval_and_chat(method, model, data, tmp_path):
     result = run("eval", out, "--against-base", "--out", tmp_path / "figures.json")
     assert result.exit_code == 0, result.output
     figures = json.loads((tmp_path / "figures.json").read_text())
-    assert figures["base"]["value"] != figures["loss"]["value"]
+    assert figures["gains"][0]["model"] == "out" and figures["gains"][0]["value"] != 0
     result = run("chat", out, "--max-new-tokens", "2", input="ping 1\n/scale 0.5\n/quit\n")
     assert result.exit_code == 0, result.output
     dial = method in ("ia3", "bottleneck")
