@@ -125,8 +125,10 @@ def what_was_trained(adapter: Path, model: str | None, scale: float, bits: int |
     words["kind"] = type(config).__name__.removesuffix("Config")
     for key in ("r", "lora_alpha", "target_modules", "variant"):
         value = getattr(config, key, None)
-        if value is not None:
-            words[key] = value if isinstance(value, str | int | float) else ", ".join(sorted(value))
+        if isinstance(value, str | int | float):
+            words[key] = value
+        elif isinstance(value, list | tuple | set | frozenset):
+            words[key] = ", ".join(sorted(value))
     words["dial"] = f"{scale:g}"
     if template_of(adapter) is not None:
         words["template"] = "its own, from the adapter's folder"

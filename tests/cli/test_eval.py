@@ -68,7 +68,7 @@ def test_the_report_says_what_was_trained_and_shows_answers(measured, runs, mode
         "run: max_steps",
         "20",
         "16 different inputs",
-        "Best",
+        "All",
         "exact match",
         "ROUGE-L",
         "no model: copying",

