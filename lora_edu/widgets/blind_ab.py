@@ -66,8 +66,10 @@ class BlindAB(Widget):
         self._pair.observe(self._on_pair, names="value")  # before the base class redraws
         self._vote.observe(self._on_vote, names="value")
         ticks = {
-            f"tick_{key}": ipywidgets.Checkbox(description=words, indent=False, layout={"width": "350px"})
-            for items in CHECKLISTS.values()
+            f"tick_{key}": ipywidgets.Checkbox(
+                description=f"{name.removeprefix('The ')}: {words}", indent=False, layout={"width": "365px"}
+            )
+            for name, items in CHECKLISTS.items()
             for key, words in items
         }
         self.own = ipywidgets.Text(placeholder="a question of your own", description="ask", layout={"width": "420px"})
@@ -202,7 +204,7 @@ class BlindAB(Widget):
         for name, items in CHECKLISTS.items():
             ticked = sum(state[f"tick_{key}"] for key, _ in items)
             said.append(f"{name}: {ticked} of {len(items)}")
-        canvas.text(8, 434, f"Ticked below the votes: {' · '.join(said)}", 12, MUTED)
+        canvas.text(8, 434, f"Checklists ticked: {' · '.join(said)}", 12, MUTED)
         return f"Checklists ticked: {', '.join(said)}."
 
 
