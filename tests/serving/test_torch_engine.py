@@ -5,9 +5,11 @@ import threading
 
 import pytest
 import torch
+from helpers import randomise
+from safetensors.torch import load_file, save_file
 from serving_kit import collect, held
 
-from lora_edu.adapters import FullFineTuning, LoRAConfig, attach, inject, save
+from lora_edu.adapters import FullFineTuning, LoRAConfig, PrefixTuning, PromptTuning, attach, inject, save
 from lora_edu.data import Row, prompt_ids
 from lora_edu.errors import AdapterError, BusyError, CheckpointError, ServingError
 from lora_edu.evaluation import generate
@@ -51,6 +53,29 @@ def test_the_answer_is_that_of_generate(engine, model_folder):
     expected = generate(model, tokenizer, rows, max_new_tokens=12)
     got = [ask(engine, Question(tuple(prompt_ids(row.messages[:-1], tokenizer)), max_tokens=12)) for row in rows]
     assert [a.text.strip() for a in got] == expected
+
+
+@pytest.mark.parametrize(
+    "method", [PrefixTuning(num_virtual_tokens=3), PromptTuning(num_virtual_tokens=3)], ids=["prefix", "prompt"]
+)
+def test_virtual_tokens_are_served_in_batches_of_their_own(model_folder, tmp_path, method):
+    model, tokenizer = load_base(model_folder, device="cpu")
+    save(randomise(attach(model, method), std=0.5), tmp_path / "adapter")
+    rows = [Row.chat("thing " * n, "x") for n in (1, 2, 3)]
+    expected = generate(model, tokenizer, rows, max_new_tokens=8, batch_size=1)
+    engine = TorchEngine(*load_base(model_folder, device="cpu"))
+    assert "no low-rank update" in engine.add("v", tmp_path / "adapter")
+    prompts = [tuple(prompt_ids(row.messages[:-1], tokenizer)) for row in rows]
+    got = collect(engine, [Question(prompt, "v", max_tokens=8) for prompt in prompts])
+    assert [text.strip() for text, _, _ in got] == expected and engine.batches[-1] == 3
+    plain = load_base(model_folder, device="cpu").model
+    assert (
+        ask(engine, Question(prompts[0], "v", 0.0, 8)).text.strip()
+        == generate(plain, tokenizer, rows[:1], max_new_tokens=8)[0]
+    )
+    with pytest.raises(AdapterError, match="has no dial"):
+        engine.submit(Question(prompts[0], "v", 0.5), print)
+    engine.close()
 
 
 def test_drawn_answers_depend_on_their_seed_alone(engine):
@@ -139,6 +164,17 @@ def test_adapters_that_do_not_fit_are_refused_and_change_nothing(engine, adapter
         (cut / file.name).write_bytes(file.read_bytes()[: 700 if file.suffix == ".safetensors" else None])
     with pytest.raises(CheckpointError, match="damaged"):
         engine.add("cut", cut)
+    tampered = load_file(adapters["small"] / "adapter_model.safetensors")
+    for change, words in (
+        (lambda t: t * float("nan"), "not finite"),
+        (lambda t: t[:1], "has shape"),
+        (None, "missing"),
+    ):
+        key = next(iter(tampered))
+        changed = {k: change(v) if change and k == key else v for k, v in tampered.items() if change or k != key}
+        save_file({k: v.contiguous() for k, v in changed.items()}, cut / "adapter_model.safetensors")
+        with pytest.raises(CheckpointError, match=words):
+            engine.add("tampered", cut)
     other = load_base(model_folder, device="cpu").model
     with torch.no_grad():
         other.model.layers[0].mlp.up_proj.weight.mul_(2)
