@@ -65,7 +65,9 @@ def test_both_engines_answer_alike_and_adapters_come_and_go(engine, torch_engine
             for dial in (1.0,) if name is None else (1.0, 0.5, -1.0):
                 question = Question(prompt(), name, dial, max_tokens=16)
                 mine, other = ask(engine, question), ask(torch_engine, question)
-                assert (mine.text, mine.finish, mine.tokens) == (other.text, other.finish, other.tokens), (name, dial)
+                # Half a character at the end is left out by llama.cpp, and shown as one that is unknown by torch.
+                assert mine.text.rstrip("\ufffd") == other.text.rstrip("\ufffd"), (name, dial)
+                assert (mine.finish, mine.tokens) == (other.finish, other.tokens), (name, dial)
 
     alike([None, "a"])
     with pytest.raises(AdapterError, match="no adapter 'b'"):
@@ -85,7 +87,7 @@ def test_both_engines_answer_alike_and_adapters_come_and_go(engine, torch_engine
 
 def test_stop_seed_and_length(engine):
     whole = ask(engine, Question(prompt(), max_tokens=24)).text
-    stop = whole[6:8]
+    stop = next(c for c in whole[3:] if c.isascii())
     answer = ask(engine, Question(prompt(), max_tokens=24, stop=(stop,)))
     assert (answer.text, answer.finish) == (whole[: whole.index(stop)], "stop")
     drawn = [ask(engine, Question(prompt(), temperature=1.5, seed=seed, max_tokens=12)).text for seed in (1, 1, 2)]
