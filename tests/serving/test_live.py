@@ -212,7 +212,9 @@ def test_the_process_ends_cleanly_under_load(model_folder, adapters):
             "temperature": 0,
             "max_tokens": 32,
         }
-        first = httpx.post(f"{address}/v1/chat/completions", json=body, timeout=60).json()["choices"]
+        answer = httpx.post(f"{address}/v1/chat/completions", json=body, timeout=60)
+        assert answer.status_code == 200, answer.text
+        first = answer.json()["choices"]
         got = []
 
         def asking():

@@ -65,8 +65,12 @@ def test_both_engines_answer_alike_and_adapters_come_and_go(engine, torch_engine
             for dial in (1.0,) if name is None else (1.0, 0.5, -1.0):
                 question = Question(prompt(), name, dial, max_tokens=16)
                 mine, other = ask(engine, question), ask(torch_engine, question)
-                # Half a character at the end is left out by llama.cpp, and shown as one that is unknown by torch.
-                assert mine.text.rstrip("\ufffd") == other.text.rstrip("\ufffd"), (name, dial)
+                # What ends in half a character is held back by llama.cpp, and shown as one that is unknown by torch.
+                rest = other.text.removeprefix(mine.text)
+                assert other.text.startswith(mine.text) and len(rest) <= 4 and (not rest or "\ufffd" in rest), (
+                    name,
+                    dial,
+                )
                 assert (mine.finish, mine.tokens) == (other.finish, other.tokens), (name, dial)
 
     alike([None, "a"])
