@@ -210,7 +210,7 @@ def test_the_process_ends_cleanly_under_load(model_folder, adapters):
             "model": "s@0.5",
             "messages": [{"role": "user", "content": "xyzzy"}],
             "temperature": 0,
-            "max_tokens": 32,
+            "max_tokens": 20,
         }
         answer = httpx.post(f"{address}/v1/chat/completions", json=body, timeout=60)
         assert answer.status_code == 200, answer.text
