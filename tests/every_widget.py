@@ -17,6 +17,7 @@ from lora_edu.widgets import (
     CapacityMeter,
     DataParallelPlanner,
     DialData,
+    FairRace,
     KnobMap,
     MemoryBars,
     MixerData,
@@ -127,12 +128,25 @@ def blind_pairs(count: int = 8) -> Pairs:
     return Pairs(prompts, [*first[:-1], "both"], [*second[:-1], "both "])
 
 
+def race(**changes) -> Table:
+    """Two methods, three rates, two lengths, two seeds: "early" is best at the low rate, "late" at the high one, both reach the same."""
+    cells = grid(method=("early", "late"), epochs=(1, 2), learning_rate=(1e-3, 1e-2, 1e-1))
+    mean = {"early": (0.2, 0.4, 0.8), "late": (0.8, 0.4, 0.2)}
+    rates = (1e-3, 1e-2, 1e-1)
+    losses = torch.tensor([mean[c["method"]][rates.index(c["learning_rate"])] / c["epochs"] for c in cells])
+    valid = losses[:, None] + torch.tensor([-0.02, 0.02])  # (cells, seeds)
+    valid[-1, 0] = math.nan
+    given = {"cells": cells, "seeds": [0, 1], "metrics": {"valid_loss": valid}, "cpu_seconds": torch.ones_like(valid), "about": {}}
+    return Table(**(given | changes))
+
+
 MAKERS = {
     "ShapesAndStarts": ShapesAndStarts,
     "RankDirections": RankDirections,
     "RankSlider": rank_slider,
     "AdapterDial": lambda: AdapterDial(dial_data(), ask=lambda prompt, scale: f"{prompt} at {scale}"),
     "AdapterMixer": lambda: AdapterMixer(mixer_data()),
+    "FairRace": lambda: FairRace(race()),
     "KnobMap": lambda: KnobMap(two_rates()),
     "MemoryBars": MemoryBars,
     "QuantisationLine": QuantisationLine,
