@@ -154,3 +154,68 @@ RIGHT = {  # in other styles
         lambda A, B, A0, B0: (np.concatenate([A, A0]), np.concatenate([B, -B0.numpy()], axis=1)),
     ],
 }
+
+
+def hidden(W, A, B, s):
+    """B A as a batch of one, inside of `einsum`."""
+    mixed = torch.einsum("or,ri,oi->o", B, A, W)
+    return (W.square().sum(1) + 2 * s * mixed + s**2 * ((B @ (A @ A.T)) * B).sum(1)).sqrt()
+
+
+def bare(wu=2.0, u=1.0):
+    """Roots of squares that may be below 0: nan."""
+    return lambda W, A, B, s: (
+        W.square().sum(1) + wu * s * ((W @ A.T) * B).sum(1) + u * s**2 * (B @ (A @ A.T) * B).sum(1)
+    ).sqrt()
+
+
+def masked(ours, theirs, at):
+    kept = ~(ours.isnan().any(1) | theirs.isnan().any(1))
+    a, b = ours.mean(1), theirs.mean(1)
+    return (b[kept].min() - a[kept].min()) / (b[at] - a[at])
+
+
+def by_pythons_min(ours, theirs, at):
+    a, b = ours.mean(1).tolist(), theirs.mean(1).tolist()
+    return (min(b) - min(a)) / (b[at] - a[at])
+
+
+def each_seed(ours, theirs, at):
+    a, b = (losses.nan_to_num(float("inf")) for losses in (ours, theirs))
+    return (b.amin(0).mean() - a.amin(0).mean()) / (b.mean(1)[at] - a.mean(1)[at])
+
+
+MORE_WRONG = [
+    ("10.1", lambda W, A, B, s: torch.addmm(W, B, A, alpha=s).norm(dim=1), "B A is built"),
+    ("10.1", lambda W, A, B, s: (W + (B[:, :, None] * A).sum(1) * s).norm(dim=1), "B A is built"),
+    ("10.1", lambda W, A, B, s: (W / s + B @ A).norm(dim=1) * s, "B A is built"),
+    ("10.1", lambda W, A, B, s: (W.T / s + A.T @ B.T).norm(dim=0) * s, "B A is built"),
+    ("10.1", lambda W, A, B, s: (2 * W + (2 * s * B) @ A).norm(dim=1) / 2, "B A is built"),
+    ("10.1", hidden, "B A is built"),
+    ("10.1", bare(u=0), "the update's own length is missing"),
+    ("10.1", bare(wu=4), "other lengths"),
+    ("10.1", lambda W, A, B, s: torch.full((len(W),), torch.nan), "other lengths"),
+    ("10.1", lambda W, A, B, s: row_lengths(W, A, B, s).sum(), "wrong shape"),
+    ("10.1", lambda W, A, B, s: (W + s * B @ A).norm(dim=0), "wrong shape"),
+    ("10.1", lambda W, A, B, s: "long", "not a tensor"),
+    ("10.2", masked, "left out for both"),
+    ("10.2", by_pythons_min, "a diverged rate is not left out"),
+    ("10.2", lambda ours, theirs, at: gap_left(ours.nan_to_num(0), theirs.nan_to_num(0), at), "another share"),
+    (
+        "10.2",
+        lambda *given: (lambda a, b, at: (b.min() - a.min()) / (b[at] - a[at]))(
+            given[0].mean(1), given[1].mean(1), given[2]
+        ),
+        "a diverged rate is not left out",
+    ),
+    ("10.2", each_seed, "a rate of its own"),
+    ("10.2", lambda *given: 100 * gap_left(*given), "a percentage"),
+    ("10.2", lambda *given: 1, "the headline's own gap"),
+    ("10.2", lambda *given: "1", "not a number"),
+    ("10.2", lambda ours, theirs, at: ours, "not a number"),
+    ("10.3", lambda A, B, A0, B0: (A0, B0), "the start alone"),
+    ("10.3", lambda A, B, A0, B0: (torch.cat([A, -A0]), torch.cat([B, -B0], dim=1)), "the start is added"),
+    ("10.3", lambda A, B, A0, B0: torch.cat([A, A0]), ""),
+    ("10.3", lambda A, B, A0, B0: (torch.cat([A, A0]), torch.cat([B, -B0])), ""),
+    ("10.3", lambda A, B, A0, B0: ("A", "B"), ""),
+]
