@@ -12,6 +12,7 @@ def test_a_right_answer_in_another_style_passes(id, answer):
     assert (result := ask(id, answer)).passed, str(result)
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("id, answer, bug", answers.MORE_WRONG)
 def test_more_wrong_answers_are_named(id, answer, bug):
     result = ask(id, answer)

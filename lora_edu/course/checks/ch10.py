@@ -28,9 +28,7 @@ class _Makes(TorchDispatchMode):
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor) and leaf.is_floating_point() and not self.found:
                 flat = leaf.squeeze()
-                self.found = any(
-                    self._is(each) for each in (flat, flat.T) if each.shape == self.shape and flat.ndim == 2
-                )
+                self.found = flat.ndim == 2 and any(self._is(x) for x in (flat, flat.mT) if x.shape == self.shape)
         return result
 
     def _is(self, leaf: Tensor) -> bool:
