@@ -1,5 +1,6 @@
 """What chapter 10 says of its stored results, asserted from them; and that its race is fair."""
 
+import itertools
 import math
 
 import pytest
@@ -8,6 +9,7 @@ from scipy.stats import t as student
 
 from lora_edu.course.sweeps.fair_race import EPOCHS, METHODS, RATES, SEEDS
 from lora_edu.experiments import stored, table
+from lora_edu.experiments.choices import ALL_LINEAR
 
 VARIANTS = [method for method in METHODS if method != "LoRA"]
 GUESS = math.log(10)
@@ -59,7 +61,7 @@ def test_every_method_has_the_same_rates_and_its_best_one_inside(race):
         for method in METHODS:
             rates = [c["learning_rate"] for c in race.cells if (c["method"], c["epochs"]) == (method, epochs)]
             assert rates == list(RATES) and 0 < own(race, method, epochs) < len(RATES) - 1
-    assert all(1.7 < b / a < 1.85 for a, b in zip(RATES, RATES[1:]))
+    assert all(1.7 < b / a < 1.85 for a, b in itertools.pairwise(RATES))
 
 
 def test_every_variant_beats_lora_at_one_rate_and_loses_to_it_at_another(race):
@@ -133,9 +135,7 @@ def test_loras_second_knob_closes_three_quarters_of_what_pissa_is_ahead(race):
     knobs = table("two_rates")
     assert knobs.seeds == [0, 1, 2] and len(knobs.cells) == 49 and knobs.about["settings"]["r"] == 8
     ends = knobs.metrics["valid_loss_126"].mean(1).nan_to_num(math.inf)
-    one, pissa, plus = (
-        float(losses(race, m, 6)[own(race, m, 6), :3].mean()) for m in ("LoRA", "PiSSA", "LoRA+")
-    )
+    one, pissa, plus = (float(losses(race, m, 6)[own(race, m, 6), :3].mean()) for m in ("LoRA", "PiSSA", "LoRA+"))
     assert 0.74 < (one - float(ends.min())) / (one - pissa) < 0.80
     (near,) = knobs.where("valid_loss_126", rate_A=1e-3, rate_B=3e-2)
     assert float(near.mean()) == pytest.approx(plus, abs=0.01)  # LoRA+ at 0.001 is (0.001, 0.032) on the map
@@ -150,3 +150,20 @@ def test_a_steps_cost():
     assert all(float(spread[i, 1] - spread[i, 0]) > apart for i in plain)
     assert 1.35 < memory[at["DoRA"]] < 1.45
     assert 1.9 < time[at["full fine-tuning"]] < 2.1 and 2.1 < memory[at["full fine-tuning"]] < 2.2
+
+
+def test_on_the_language_model_a_pilot_shows_no_order():
+    pilot, places, plain = table("fair_race_llm_pilot"), table("places_pilot"), ALL_LINEAR.cell()
+    assert pilot.seeds == [0] and bool(pilot.done.all())
+    tried = {"LoRA": {x: places.where("valid", **plain, learning_rate=x).item() for x in (5e-4, 1e-3, 2e-3, 4e-3)}}
+    for cell, loss in zip(pilot.cells, pilot.metrics["valid"]):
+        tried.setdefault(cell["method"], {})[cell["learning_rate"]] = loss.item()
+    assert len(tried) == 5 and all(len(row) == 4 for row in tried.values())
+    at_edge = [m for m, row in tried.items() if min(row, key=row.get) in (min(row), max(row))]
+    assert at_edge == ["LoRA+"]
+    lowest = {m: min(row.values()) for m, row in tried.items()}
+    assert [round(x, 3) for x in (min(lowest.values()), max(lowest.values()))] == [0.031, 0.04]
+    assert round(max(lowest.values()) / min(lowest.values()), 1) == 1.3 and max(lowest, key=lowest.get) == "LoRA+"
+    assert tried["PiSSA"][2e-3] > 2.9 * tried["LoRA"][2e-3] and tried["PiSSA"][1e-3] < tried["LoRA"][1e-3]
+    again = table("places").where("test", **plain)
+    assert round(float(again.max() / again.min()), 1) == 1.6
