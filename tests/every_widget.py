@@ -136,7 +136,13 @@ def race(**changes) -> Table:
     losses = torch.tensor([mean[c["method"]][rates.index(c["learning_rate"])] / c["epochs"] for c in cells])
     valid = losses[:, None] + torch.tensor([-0.02, 0.02])  # (cells, seeds)
     valid[-1, 0] = math.nan
-    given = {"cells": cells, "seeds": [0, 1], "metrics": {"valid_loss": valid}, "cpu_seconds": torch.ones_like(valid), "about": {}}
+    given = {
+        "cells": cells,
+        "seeds": [0, 1],
+        "metrics": {"valid_loss": valid},
+        "cpu_seconds": torch.ones_like(valid),
+        "about": {},
+    }
     return Table(**(given | changes))
 
 
