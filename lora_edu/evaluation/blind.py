@@ -122,7 +122,8 @@ def verdict(votes: Mapping[int, str], sides: Sequence[bool]) -> Verdict:
         second = (vote == LEFT) == sides[number]
         count["same" if vote == SAME else "second" if second else "first"] += 1
     left = sum(vote == LEFT for vote in votes.values())
-    return Verdict(*count.values(), left, sign_test(count["second"], count["first"]))
+    p = sign_test(count["second"], count["first"])
+    return Verdict(count["first"], count["second"], count["same"], left, p)
 
 
 def preferred(pairs: Pairs, votes: Mapping[int, str], sides: Sequence[bool]) -> list[tuple[str, str, str]]:

@@ -93,9 +93,10 @@ def wrong_answers(
     for number, (row, output, right) in enumerate(zip(questions, report.outputs, score.values), 1):
         if right:
             continue
-        full = tokenizer is not None and max_new_tokens is not None
-        cut = full and len(tokenizer(output, add_special_tokens=False)["input_ids"]) >= max_new_tokens
-        kind = _kind(row, output, labels, bool(cut), reads)
+        cut = False
+        if tokenizer is not None and max_new_tokens is not None:
+            cut = len(tokenizer(output, add_special_tokens=False)["input_ids"]) >= max_new_tokens
+        kind = _kind(row, output, labels, cut, reads)
         groups.setdefault(kind, []).append(Wrong(number, bare_input(row), output, row.answer))
     order = sorted(groups, key=lambda kind: (-len(groups[kind]), kind))
     return WrongAnswers({kind: groups[kind] for kind in order}, len(questions))
