@@ -17,6 +17,7 @@ from lora_edu.widgets import (
     CapacityMeter,
     DataParallelPlanner,
     DialData,
+    ExportMap,
     FairRace,
     KnobMap,
     MemoryBars,
@@ -161,6 +162,7 @@ MAKERS = {
     "CapacityMeter": lambda: CapacityMeter(held(1.5, 2.0, 2.5), {"dates": 1.21}),
     "SpectrumExplorer": spectrum_explorer,
     "TokenInspector": token_inspector,
+    "ExportMap": ExportMap,
     "DataParallelPlanner": DataParallelPlanner,
     "TrainingDashboard": training_dashboard,
 }

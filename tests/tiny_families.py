@@ -26,6 +26,15 @@ PROMPTS = ["hello there", "the other's 12 things", "zq", " 1 2 12", "<|im_start|
 ENDS = [0, 2]  # <|endoftext|>, <|im_end|>
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 
+SETTINGS = {
+    "plain": {"r": 4, "lora_alpha": 8},
+    "rslora": {"r": 4, "lora_alpha": 8, "use_rslora": True},
+    "alpha_pattern": {"r": 4, "lora_alpha": 4, "alpha_pattern": {"q_proj": 16, "down_proj": 1}},
+    "rank_pattern": {"r": 4, "lora_alpha": 4, "rank_pattern": {"k_proj": 7, "o_proj": 1}},
+    "all": {"r": 4, "lora_alpha": 3, "use_rslora": True, "rank_pattern": {"q_proj": 6}, "alpha_pattern": {"v_proj": 9}},
+    "pissa": {"r": 4, "lora_alpha": 8, "variant": "pissa"},
+}
+
 
 def _split(regex):
     return pre_tokenizers.Sequence(

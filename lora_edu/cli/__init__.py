@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from lora_edu import __version__
-from lora_edu.cli import advise, answer, chat, combine, eval, extract, merge, resize, serve, setup, sweep, train
+from lora_edu.cli import advise, answer, chat, combine, eval, export, extract, merge, resize, serve, setup, sweep, train
 from lora_edu.errors import LoRAEduError
 
 
@@ -77,6 +77,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "combine": combine.combine,
     "resize": resize.resize,
     "extract": extract.extract,
+    "export": export.export,
     "chat": chat.chat,
     "answer": answer.answer,
     "serve": serve.serve,

@@ -1,4 +1,9 @@
 from .catalogue import Catalogue as Catalogue
+from .compare import TOLERANCES as TOLERANCES
+from .compare import Comparison as Comparison
+from .compare import Passage as Passage
+from .compare import Tolerance as Tolerance
+from .compare import compared as compared
 from .engine import Answer as Answer
 from .engine import Engine as Engine
 from .engine import Piece as Piece
@@ -9,10 +14,13 @@ from .gguf_model import write_gguf as write_gguf
 from .gguf_tokenizer import verify_tokens as verify_tokens
 from .limits import Limits as Limits
 from .llama_cpp import LlamaCpp as LlamaCpp
+from .merged import MergedReport as MergedReport
+from .merged import write_merged as write_merged
 from .per_row import PerRow as PerRow
 from .per_row import adapters_per_row as adapters_per_row
 from .per_row import why_alone as why_alone
 from .portable import write_portable as write_portable
 from .rules import RULES as RULES
+from .rules import Rule as Rule
 from .rules import features_of as features_of
 from .torch_engine import TorchEngine as TorchEngine

@@ -62,7 +62,7 @@ RULES = {
         "vLLM and llama.cpp read one α: layers with another are mis-scaled",
     ),
     "variant": Rule(
-        "more than factors B A (DoRA, IA³ and other variants)", KEPT, REFUSED, FOLDED, FOLDED, REFUSED,
+        "more than factors B A (DoRA, IA³, …)", KEPT, REFUSED, FOLDED, FOLDED, REFUSED,
         "a magnitude vector that is left out leaves a plain LoRA with another direction and size",
         f"{_MERGE}, or make the nearest plain LoRA of it (lora-edu resize ADAPTER --rank R)",
     ),
@@ -75,7 +75,7 @@ RULES = {
         "readers differ in which tables they adapt, and a tied head follows in some of them",
     ),
     "tied_head": Rule(
-        "an adapter on a head that shares the embedding's weight", KEPT, REFUSED, FOLDED, FOLDED, REFUSED,
+        "an adapter on a head tied to the embedding", KEPT, REFUSED, FOLDED, FOLDED, REFUSED,
         "a file with one table for both has no place for it",
         f"{_MERGE} after the two got weights of their own (--untie)",
     ),
@@ -88,11 +88,11 @@ RULES = {
         "a server of language models has no such layer",
     ),
     "in_place": Rule(
-        "weights of the base that were trained themselves (full fine-tuning, BitFit)", KEPT, REFUSED, FOLDED, FOLDED, REFUSED,
+        "the base's own weights, trained (full, BitFit)", KEPT, REFUSED, FOLDED, FOLDED, REFUSED,
         "there are no factors that a reader of LoRA could take",
     ),
     "neighbour": Rule(
-        "another method than LoRA (a prefix, a bottleneck, …)", KEPT, REFUSED, REFUSED, REFUSED, REFUSED,
+        "another method (a prefix, a bottleneck, …)", KEPT, REFUSED, REFUSED, REFUSED, REFUSED,
         "there are no factors that a reader of LoRA could take",
         "keep its folder, which lora_edu.load and, for PEFT's own methods, PEFT read; or train a LoRA",
     ),

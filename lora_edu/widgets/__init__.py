@@ -9,6 +9,7 @@ from lora_edu.widgets.dashboard import TrainingDashboard
 from lora_edu.widgets.data_parallel import DataParallelPlanner
 from lora_edu.widgets.dial import AdapterDial, DialData
 from lora_edu.widgets.directions import RankDirections
+from lora_edu.widgets.export_map import ExportMap
 from lora_edu.widgets.fair_race import FairRace
 from lora_edu.widgets.knob_map import KnobMap, Knobs
 from lora_edu.widgets.memory import MemoryBars
@@ -26,6 +27,7 @@ __all__ = [
     "CapacityMeter",
     "DataParallelPlanner",
     "DialData",
+    "ExportMap",
     "FairRace",
     "KnobMap",
     "Knobs",

@@ -4,20 +4,11 @@ import gguf
 import pytest
 import torch
 from helpers import randomise
-from tiny_families import CUT, FAMILIES, answers, bpe_tokenizer, ours, tiny
+from tiny_families import CUT, FAMILIES, SETTINGS, answers, bpe_tokenizer, ours, tiny
 
 from lora_edu.adapters import LoRAConfig, PrefixTuning, attach, inject, set_scale
 from lora_edu.errors import AdapterError, ExportError
 from lora_edu.serving import gguf_adapter, gguf_names, write_adapter_gguf, write_gguf
-
-SETTINGS = {
-    "plain": {"r": 4, "lora_alpha": 8},
-    "rslora": {"r": 4, "lora_alpha": 8, "use_rslora": True},
-    "alpha_pattern": {"r": 4, "lora_alpha": 4, "alpha_pattern": {"q_proj": 16, "down_proj": 1}},
-    "rank_pattern": {"r": 4, "lora_alpha": 4, "rank_pattern": {"k_proj": 7, "o_proj": 1}},
-    "all": {"r": 4, "lora_alpha": 3, "use_rslora": True, "rank_pattern": {"q_proj": 6}, "alpha_pattern": {"v_proj": 9}},
-    "pissa": {"r": 4, "lora_alpha": 8, "variant": "pissa"},
-}
 
 
 def adapted(family="llama", settings="plain", std=0.25, **form):
@@ -84,7 +75,7 @@ def test_the_file_holds_alpha_pairs_of_factors_and_nothing_else(tmp_path):
     "config, form, said",
     [
         (LoRAConfig(r=2, variant="dora"), {}, "DoRA"),
-        (LoRAConfig(r=2, variant="vera"), {}, "variants"),
+        (LoRAConfig(r=2, variant="vera"), {}, "factors B A"),
         (LoRAConfig(r=2, target_modules=("q_proj",), modules_to_save=("lm_head",)), {}, "trained in full"),
         (LoRAConfig(r=2, target_modules=("embed_tokens", "q_proj")), {}, "embedding"),
         (LoRAConfig(r=2, target_modules=("lm_head", "q_proj")), {"tie_word_embeddings": True}, "--untie"),

@@ -1,0 +1,101 @@
+"""The portable folder: PEFT reads the same model out of it, and its content keeps the rules that vLLM and llama.cpp's converter go by."""
+
+import json
+
+import pytest
+import torch
+from helpers import randomise
+from tiny_families import SETTINGS, bpe_tokenizer, tiny
+
+from lora_edu.adapters import LoRAConfig, PrefixTuning, attach, inject, load
+from lora_edu.adapters.folder import read
+from lora_edu.errors import ExportError
+from lora_edu.serving import RULES, features_of, write_portable
+from lora_edu.serving.rules import FOLDED, KEPT, REFUSED, WAYS
+
+IDS = torch.arange(3, 19).reshape(2, 8)
+
+
+def adapted(settings):
+    model = tiny("llama", bpe_tokenizer())
+    inject(model, LoRAConfig(**settings))
+    return randomise(model, std=0.25)
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_peft_and_we_read_the_same_model(settings, tmp_path):
+    from peft import PeftModel
+
+    model = adapted(SETTINGS[settings])
+    expected = model(IDS).logits
+    folder = write_portable(model, tmp_path / "portable")
+    plain = tiny("llama", bpe_tokenizer())
+    assert not torch.allclose(plain(IDS).logits, expected, atol=1e-2)
+    theirs = PeftModel.from_pretrained(plain, folder)
+    assert torch.allclose(theirs(IDS).logits, expected, atol=2e-4)
+    assert torch.allclose(load(tiny("llama", bpe_tokenizer()), folder)(IDS).logits, expected, atol=2e-4)
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_a_reader_that_knows_alpha_over_r_alone_reads_the_same_update(settings, tmp_path):
+    """vLLM's rules, as it loads a folder: r, lora_alpha, target_modules; one scale; factors under two endings and nothing else."""
+    model = adapted(SETTINGS[settings])
+    config = json.loads((write_portable(model, tmp_path / "p") / "adapter_config.json").read_text())
+    _, tensors, metadata = read(tmp_path / "p")
+    assert metadata["format"] == "pt"
+    assert config["r"] == config["lora_alpha"] and not config["use_rslora"] and not config["use_dora"]
+    assert not config["modules_to_save"] and not config["rank_pattern"] and not config["alpha_pattern"]
+    assert config["bias"] == "none" and config["target_modules"]
+    assert all(key.endswith((".lora_A.weight", ".lora_B.weight")) for key in tensors)
+    plain, ids = tiny("llama", bpe_tokenizer()), IDS
+    expected = model(ids).logits
+    with torch.no_grad():
+        for key in (key for key in tensors if ".lora_A." in key):
+            A, B = tensors[key], tensors[key.replace("lora_A", "lora_B")]
+            assert len(A) == B.shape[1] == config["r"]
+            weight = plain.get_submodule(key.removeprefix("base_model.model.").removesuffix(".lora_A.weight")).weight
+            weight += config["lora_alpha"] / config["r"] * B @ A
+    assert torch.allclose(plain(ids).logits, expected, atol=2e-4)
+
+
+def test_a_reader_that_knows_one_scale_alone_misreads_the_folder_as_it_was_saved(tmp_path):
+    """Exhibit: the same rule on the folder that `save` writes is silently another model."""
+    from lora_edu.adapters import save
+
+    model = adapted(SETTINGS["rslora"])
+    config = json.loads((save(model, tmp_path / "p") / "adapter_config.json").read_text())
+    plain, (_, tensors, _) = tiny("llama", bpe_tokenizer()), read(tmp_path / "p")
+    with torch.no_grad():
+        for key in (key for key in tensors if ".lora_A." in key):
+            weight = plain.get_submodule(key.removeprefix("base_model.model.").removesuffix(".lora_A.weight")).weight
+            weight += config["lora_alpha"] / config["r"] * tensors[key.replace("lora_A", "lora_B")] @ tensors[key]
+    assert not torch.allclose(plain(IDS).logits, model(IDS).logits, atol=1e-2)
+
+
+HARD = {
+    "variant": (LoRAConfig(r=2, variant="dora"), {}),
+    "modules_to_save": (LoRAConfig(r=2, target_modules=("q_proj",), modules_to_save=("lm_head",)), {}),
+    "embedding": (LoRAConfig(r=2, target_modules=("embed_tokens", "q_proj")), {}),
+    "tied_head": (LoRAConfig(r=2, target_modules=("lm_head", "q_proj")), {"tie_word_embeddings": True}),
+    "neighbour": (PrefixTuning(4), {}),
+}
+
+
+@pytest.mark.parametrize("feature", HARD)
+def test_what_the_folder_cannot_hold_is_refused(feature, tmp_path):
+    config, form = HARD[feature]
+    model = tiny("llama", bpe_tokenizer(), **form)
+    attach(model, config)
+    assert features_of(model, "default") == [feature]
+    with pytest.raises(ExportError, match="nothing is dropped in silence"):
+        write_portable(model, tmp_path / "p")
+    assert not any(tmp_path.iterdir())
+
+
+def test_every_rule_says_something_of_every_way_and_features_are_told_apart():
+    assert all(
+        rule.verdict(way) in (KEPT, FOLDED, REFUSED) and rule.in_silence for rule in RULES.values() for way in WAYS
+    )
+    assert features_of(adapted(SETTINGS["plain"]), "default") == []
+    assert features_of(adapted(SETTINGS["all"]), "default") == ["rslora", "rank_pattern", "alpha_pattern"]
+    assert features_of(adapted(SETTINGS["pissa"]), "default") == []  # it is written as plain LoRA
