@@ -1,6 +1,6 @@
 from .catalogue import Catalogue as Catalogue
 from .compare import TOLERANCES as TOLERANCES
-from .compare import Comparison as Comparison
+from .compare import Distance as Distance
 from .compare import Passage as Passage
 from .compare import Tolerance as Tolerance
 from .compare import compared as compared

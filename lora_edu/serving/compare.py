@@ -54,7 +54,7 @@ class Passage(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Distance:
     """Theirs against ours on the same `tokens` tokens. `loss`: mean difference, theirs − ours, passages redrawn for its interval."""
 
     tokens: int
@@ -74,7 +74,7 @@ class Comparison:
         )
 
 
-def compared(ours: nn.Module, theirs: nn.Module | LlamaCpp, passages: Sequence[Passage], top: int = _TOP) -> Comparison:
+def compared(ours: nn.Module, theirs: nn.Module | LlamaCpp, passages: Sequence[Passage], top: int = _TOP) -> Distance:
     """Two next-token distributions on the same text: ours by torch, theirs by torch or by llama.cpp. Chapter 15.
 
     KL(ours ‖ theirs) is taken over their `top` likeliest tokens and one heap of all others, which can only make it smaller.
@@ -99,7 +99,7 @@ def compared(ours: nn.Module, theirs: nn.Module | LlamaCpp, passages: Sequence[P
         return float(values[:, 0].sum() / values[:, 1].sum())
 
     loss, _ = paired_bootstrap(Score(sums[:, [0, 2]], a_token), Score(sums[:, [1, 2]], a_token))
-    return Comparison(int(sums[:, 2].sum()), loss, float(torch.cat(kls).mean()), float(torch.cat(same).float().mean()))
+    return Distance(int(sums[:, 2].sum()), loss, float(torch.cat(kls).mean()), float(torch.cat(same).float().mean()))
 
 
 @torch.no_grad()

@@ -81,7 +81,7 @@ def vocabulary(tokenizer: Any, rows: int) -> Vocabulary:
         types.append(int(kind))
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
     names = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unk_token_id", "pad": "pad_token_id"}
-    special = {key: number for key, name in names.items() if (number := getattr(tokenizer, name, None)) is not None}
+    special = {key: found for key, name in names.items() if (found := getattr(tokenizer, name, None)) is not None}
     plain, full = (tokenizer("a", add_special_tokens=with_special).input_ids for with_special in (False, True))
     before, after = full[: full.index(plain[0])], full[full.index(plain[0]) + len(plain) :]
     if before not in ([], [special.get("bos")]) or after not in ([], [special.get("eos")]):

@@ -13,6 +13,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 from lora_edu.errors import ExportError
 
+_ALL = 1_000_000  # more tokens than any vocabulary has
 _FORCED = 1e4  # a bias that makes a token certain to be taken; reported probabilities are those before it
 
 
@@ -81,17 +82,31 @@ class LlamaCpp:
 
     def next_logprobs(self, ids: Sequence[int], target: int, top: int) -> tuple[float, list[tuple[int, float]]]:
         """After the tokens `ids`: log p of the token `target`, and the `top` likeliest as (token, log p)."""
+        if (
+            found := self._forced(ids, target, top)
+        ) is None:  # no character ends with it, and then nothing is reported of it
+            found = self._forced(ids, self.tokens("a")[0], _ALL)
+            assert found is not None
+            every = found[1]
+            return next(value for number, value in every if number == target), every[:top]
+        return found
+
+    def _forced(self, ids: Sequence[int], token: int, top: int) -> tuple[float, list[tuple[int, float]]] | None:
+        """log p of `token`, which is made to follow, and of the `top` likeliest; None where it ends in the middle of a character."""
         asked = {
             "prompt": list(ids),
             "n_predict": 1,
             "temperature": 0,
             "n_probs": top,
-            "logit_bias": [[target, _FORCED]],
+            "logit_bias": [[token, _FORCED]],
         }
-        found = self._ask("/completion", asked)["completion_probabilities"][0]
-        if found["id"] != target:
-            raise ExportError(f"llama.cpp did not take the token {target} that it was made to take")
-        return float(found["logprob"]), [(int(each["id"]), float(each["logprob"])) for each in found["top_logprobs"]]
+        reported = self._ask("/completion", asked).get("completion_probabilities")
+        if not reported:
+            return None
+        if reported[0]["id"] != token:
+            raise ExportError(f"llama.cpp did not take the token {token} that it was made to take")
+        likeliest = [(int(each["id"]), float(each["logprob"])) for each in reported[0]["top_logprobs"]]
+        return float(reported[0]["logprob"]), likeliest
 
     def _ask(self, where: str, content: dict[str, Any]) -> Any:
         request = Request(

@@ -122,7 +122,13 @@ def test_force_writes_over_its_like_and_a_failure_leaves_it(place, tmp_path, mon
 
 
 def test_a_file_that_llama_cpp_reads_as_another_model_does_not_appear(place, tmp_path, monkeypatch):
-    monkeypatch.setattr("lora_edu.serving.gguf_names.permuted", lambda rows, heads: rows)
+    from lora_edu.serving import gguf_model
+
+    right = gguf_model._stored
+    wrong = {"token_embd.weight": 20.0}  # a scale that was lost, and no error from anyone
+    monkeypatch.setattr(
+        gguf_model, "_stored", lambda name, tensor, kind: right(name, tensor * wrong.get(name, 1.0), kind)
+    )
     result = run("export", place / "a", "--gguf", tmp_path / "m.gguf")
     assert result.exit_code == 1 and "reads another model" in said(result), result.output
     assert not any(tmp_path.iterdir())

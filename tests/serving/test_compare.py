@@ -63,6 +63,19 @@ def test_every_way_out_keeps_the_bounds_that_were_stated(tmp_path):
     assert found.within(TOLERANCES["f32"]) and found.kl < 1e-6
 
 
+def test_tokens_that_end_inside_a_character_and_those_that_end_a_text_are_compared_too(llama, tmp_path):
+    """llama.cpp reports nothing of the former unless it is asked otherwise."""
+    model, tokenizer = llama
+    ids = tokenizer("naïve 李 🙂 no").input_ids + [2, 5, 0, 7]
+    assert any(
+        not tokenizer.decode(ids[: at + 1]).isprintable() or "\ufffd" in tokenizer.decode([ids[at]])
+        for at in range(len(ids))
+    )
+    with LlamaCpp(write_gguf(model, tokenizer, tmp_path / "model.gguf", verify=False)) as engine:
+        found = compared(model, engine, [Passage(ids)], top=1000)
+    assert found.tokens == len(ids) - 1 and abs(found.loss.value) < 1e-5 and found.kl < 1e-6
+
+
 def test_a_scale_that_was_lost_breaks_the_bounds_though_it_answers(tmp_path, monkeypatch):
     model, tokenizer = model_with_adapter(), bpe_tokenizer()
     base = write_gguf(model, tokenizer, tmp_path / "base.gguf", base_only=True, verify=False)
