@@ -1,5 +1,7 @@
 """The comparison of an export with what it was made of: right on cases that are known, and bounds that exports keep."""
 
+import json
+
 import pytest
 import torch
 from helpers import randomise
@@ -7,6 +9,7 @@ from tiny_families import SETTINGS, bpe_tokenizer, tiny
 
 from lora_edu.adapters import LoRAConfig, inject, load, save
 from lora_edu.errors import ExportError
+from lora_edu.experiments.stored_results import FOLDER
 from lora_edu.serving import (
     TOLERANCES,
     LlamaCpp,
@@ -66,7 +69,7 @@ def test_every_way_out_keeps_the_bounds_that_were_stated(tmp_path):
 def test_tokens_that_end_inside_a_character_and_those_that_end_a_text_are_compared_too(llama, tmp_path):
     """llama.cpp reports nothing of the former unless it is asked otherwise."""
     model, tokenizer = llama
-    ids = tokenizer("naïve 李 🙂 no").input_ids + [2, 5, 0, 7]
+    ids = [*tokenizer("naïve 李 🙂 no").input_ids, 2, 5, 0, 7]
     assert any(
         not tokenizer.decode(ids[: at + 1]).isprintable() or "\ufffd" in tokenizer.decode([ids[at]])
         for at in range(len(ids))
@@ -91,3 +94,18 @@ def test_coarser_files_are_farther_away(tmp_path):
         with LlamaCpp(write_gguf(model, tokenizer, tmp_path / f"{dtype}.gguf", dtype, verify=False)) as engine:
             found[dtype] = compared(model, engine, PASSAGES).kl
     assert found["f32"] < found["f16"] < found["q8_0"] < found["q4_0"]
+
+
+def test_the_stored_table_says_what_it_measured_and_exhibits_are_outside_the_bounds():
+    stored = json.loads((FOLDER / "exports.json").read_text("utf-8"))
+    assert stored["about"]["command"] == "python benchmarks/exports.py"
+    names = {row["name"]: row for row in stored["exports"]}
+    assert len(names) == 11
+    for name, row in names.items():
+        kept = (
+            abs(row["loss"][0]) <= row["bounds"][0]
+            and row["kl"] <= row["bounds"][1]
+            and row["agreement"] >= row["bounds"][2]
+        )
+        assert kept == row["within"] == (not name.startswith("exhibit"))
+    assert {tuple(row["bounds"]) for row in names.values()} <= {tuple(bounds) for bounds in TOLERANCES.values()}
