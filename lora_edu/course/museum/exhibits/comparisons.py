@@ -10,7 +10,8 @@ from lora_edu.course.museum.specimen import exhibit
 def _loss(s, rate_B, steps=30):
     """The loss that a LoRA pair with scale s reaches with Adam, A's rate .01, B's rate as given; the same task and start every time."""
     draw = torch.Generator().manual_seed(torch.initial_seed() % 2**31)
-    x, target = torch.randn(64, 8, generator=draw), torch.randn(64, 8, generator=draw)
+    x = torch.randn(64, 8, generator=draw)
+    target = x @ torch.randn(8, 2, generator=draw) @ torch.randn(2, 8, generator=draw) / 4
     A, B = nn.Parameter(torch.randn(2, 8, generator=draw) / 3), nn.Parameter(torch.zeros(8, 2))
     optimizer = torch.optim.Adam([{"params": [A], "lr": 0.01}, {"params": [B], "lr": rate_B}], eps=1e-30)
     for _ in range(steps):
