@@ -1,6 +1,7 @@
 """One of each widget with small data of its own, for the headless tests, the browser tests and the benchmark."""
 
 import math
+from types import SimpleNamespace
 
 import torch
 from small_rows import token_inspector
@@ -15,6 +16,7 @@ from lora_edu.widgets import (
     BlindAB,
     BudgetPainter,
     CapacityMeter,
+    ClaimExplorer,
     DataParallelPlanner,
     DialData,
     ExportMap,
@@ -147,6 +149,29 @@ def race(**changes) -> Table:
     return Table(**(given | changes))
 
 
+def claims(*rows: tuple[str, str]) -> list[SimpleNamespace]:
+    """Invented rows of a ledger, (room, verdict) each; those that are untestable have a reason, the others a cell."""
+    made = []
+    for n, (room, verdict) in enumerate(rows, 1):
+        open_ = verdict == "untestable"
+        made.append(
+            SimpleNamespace(
+                id=f"1.{n:02}", page="1", room=room, said=f"Statement {n}, " + "at some length, " * n, verdict=verdict, why="So it was found.",
+                source="a paper", breaks="law 2" if verdict == "wrong" else "", untestable="no source" if open_ else "",
+                tested_by=None if open_ else ("16", f"16-cell-{n}"),
+            )
+        )  # fmt: skip
+    return made
+
+
+def claim_explorer() -> ClaimExplorer:
+    """Twelve rows in two rooms of three; no row of the second is correct."""
+    first = [("a", "correct"), ("a", "correct"), ("a", "wrong"), ("a", "misleading"), ("a", "untestable")]
+    return ClaimExplorer(
+        claims(*first, *first[2:], *first[:2], *[("b", "wrong")] * 2), {"a": "First", "b": "Second", "c": "Third"}
+    )
+
+
 MAKERS = {
     "ShapesAndStarts": ShapesAndStarts,
     "RankDirections": RankDirections,
@@ -160,6 +185,7 @@ MAKERS = {
     "BlindAB": lambda: BlindAB(blind_pairs(), ask=lambda asked: (f"first on {asked}", f"second on {asked}")),
     "BudgetPainter": lambda: BudgetPainter(budget_grid()),
     "CapacityMeter": lambda: CapacityMeter(held(1.5, 2.0, 2.5), {"dates": 1.21}),
+    "ClaimExplorer": claim_explorer,
     "SpectrumExplorer": spectrum_explorer,
     "TokenInspector": token_inspector,
     "ExportMap": ExportMap,

@@ -5,6 +5,7 @@ from lora_edu.widgets.base import Widget
 from lora_edu.widgets.blind_ab import BlindAB
 from lora_edu.widgets.budget import BudgetPainter
 from lora_edu.widgets.capacity_meter import CapacityMeter
+from lora_edu.widgets.claim_explorer import ClaimExplorer
 from lora_edu.widgets.dashboard import TrainingDashboard
 from lora_edu.widgets.data_parallel import DataParallelPlanner
 from lora_edu.widgets.dial import AdapterDial, DialData
@@ -25,6 +26,7 @@ __all__ = [
     "BlindAB",
     "BudgetPainter",
     "CapacityMeter",
+    "ClaimExplorer",
     "DataParallelPlanner",
     "DialData",
     "ExportMap",

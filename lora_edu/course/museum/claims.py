@@ -55,7 +55,9 @@ def ledger() -> tuple[Claim, ...]:
         if row.room not in ROOMS or row.verdict not in VERDICTS:
             raise ExhibitError(f"ledger, row {row.id}: room {row.room!r} or verdict {row.verdict!r} is not known")
         if sum(map(bool, (row.exhibit, row.cell, row.untestable))) != 1:
-            raise ExhibitError(f"ledger, row {row.id}: name an exhibit, a cell, or why nothing can test it: one of them")
+            raise ExhibitError(
+                f"ledger, row {row.id}: name an exhibit, a cell, or why nothing can test it: one of them"
+            )
     if twice := [id for id, count in Counter(row.id for row in rows).items() if count > 1]:
         raise ExhibitError(f"ledger: {', '.join(twice)} stands there twice")
     return rows

@@ -5,7 +5,7 @@ import pkgutil
 from collections.abc import Iterable
 from html import escape
 
-from lora_edu.course.card import Card, inline
+from lora_edu.course.card import Card, inline, lettered, sentence
 from lora_edu.course.museum.specimen import ROOMS, Exhibit, ExhibitError, registered
 
 
@@ -53,3 +53,26 @@ def false_alarms_and_misses(seeds: Iterable[int], room: str | None = None) -> di
         )
         for id, each in catalogue(room).items()
     }
+
+
+# Exercise 16.2: (exhibit, the law that it breaks, what is known besides its symptom).
+STRANGERS = {
+    "a": ("loud-bottleneck", 1, "Nothing has been trained yet."),
+    "b": ("scale-lost-in-export", 6, "A file is read; no key is missing, and the factors are the trained ones, bit for bit."),
+    "c": ("nothing-frozen", 3, "A run, a few steps old."),
+    "d": ("names-of-another-graph", 7, "A file is read by a program that serves models."),
+    "e": ("A-of-size-one", 4, "With B = 0 the layer answers as its base. Then the first step of SGD goes hundreds of times as far as usual."),
+    "f": ("unmerged-by-subtraction", 5, "An adapter went into the weight, and out again."),
+}  # fmt: skip
+
+
+def strangers(seed: int = 0) -> Card:
+    """Six symptoms, measured now, without the names of the exhibits that show them."""
+    every = catalogue()
+    lines = {
+        letter: f"{known} {sentence(every[id].symptom(seed=seed))}" for letter, (id, _, known) in STRANGERS.items()
+    }
+    return Card(
+        "\n".join(f"{letter}) {line}" for letter, line in lines.items()),
+        lettered((letter, inline(line)) for letter, line in lines.items()),
+    )

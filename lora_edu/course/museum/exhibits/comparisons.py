@@ -7,7 +7,7 @@ from torch import nn
 from lora_edu.course.museum.specimen import exhibit
 
 
-def _loss(s, rate_B, steps=30):
+def _loss(s, rate_B, steps=20):
     """The loss that a LoRA pair with scale s reaches with Adam, A's rate .01, B's rate as given; the same task and start every time."""
     draw = torch.Generator().manual_seed(torch.initial_seed() % 2**31)
     x = torch.randn(64, 8, generator=draw)
@@ -33,7 +33,7 @@ class OneLearningRate:
 
     @staticmethod
     def sound():
-        rates = [0.001 * 4**k for k in range(5)]
+        rates = [0.001 * 4**k for k in range(7)]
         return tuple(min(_loss(s, rate) for rate in rates) for s in (1, 4))
 
     @staticmethod

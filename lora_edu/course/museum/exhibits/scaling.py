@@ -90,7 +90,7 @@ class RsLoRAIsALargerAlpha:
             layer = LoRALinear(base, 4, **each)
             nn.init.normal_(next(iter(layer.factors[1].values())))  # B: as if it had trained
             outs.append(layer(x) - base(x))
-        ratio = float(outs[0].norm() / outs[1].norm())
+        ratio = (outs[0].norm() / outs[1].norm()).item()
         assert abs(ratio - 1) < 1e-5, f"one adds {ratio:.2f} times what the other adds, with the same factors"
 
 
