@@ -43,7 +43,7 @@ class Repaired(nn.Module):
 class Stub(nn.Module):
     def __init__(self, base_layer, r, lora_alpha):
         super().__init__()
-        n_out, n_in = base_layer.weight.shape
+        n_in = base_layer.in_features
         self.base_layer = ...
         self.A = nn.Parameter(torch.randn(r, n_in) / n_in**0.5)
         self.B = ...

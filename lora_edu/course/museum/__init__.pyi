@@ -1,4 +1,5 @@
 from .claims import Claim as Claim
+from .claims import claims_table as claims_table
 from .claims import ledger as ledger
 from .hall import catalogue as catalogue
 from .hall import false_alarms_and_misses as false_alarms_and_misses

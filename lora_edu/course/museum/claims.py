@@ -6,12 +6,15 @@ The pages: five widely read tutorials (1 to 5), courses and blogs of model maker
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from lora_edu.course.card import Card
 from lora_edu.course.museum.hall import catalogue
 from lora_edu.course.museum.specimen import ROOMS, ExhibitError
+from lora_edu.tables import html_table, text_table
 
 VERDICTS = ("correct", "misleading", "wrong", "untestable")
 CHAPTER = "16"
@@ -61,3 +64,14 @@ def ledger() -> tuple[Claim, ...]:
     if twice := [id for id, count in Counter(row.id for row in rows).items() if count > 1]:
         raise ExhibitError(f"ledger: {', '.join(twice)} stands there twice")
     return rows
+
+
+def claims_table(rows: Sequence[Claim]) -> Card:
+    """Rows of the ledger as a table: what is said, the verdict and why, the source, and what tests it."""
+
+    def test(row: Claim) -> str:
+        return row.exhibit or (f"{row.cell.replace(':', ', cell ')}" if row.cell else f"untestable: {row.untestable}")
+
+    head = ("row", "said", "verdict", "why", "source", "tested by")
+    lines = [(row.id, row.said, row.verdict, row.why, row.source, test(row)) for row in rows]
+    return Card(text_table([head, *lines]), html_table(head, lines, f"The ledger: {len(rows)} rows"))
