@@ -100,4 +100,4 @@ def _source(made: type) -> str:
     body = inspect.getsource(made).split("\n")
     start = next(i for i, line in enumerate(body) if line.startswith("class ")) + 1
     lines = textwrap.dedent("\n".join(body[start:])).strip().split("\n")
-    return "\n".join(line for line in lines if line != "@staticmethod")
+    return "\n".join(line.split("  # type: ignore")[0] for line in lines if line.strip() != "@staticmethod")

@@ -109,14 +109,14 @@ class BaseChangedInPlace:
         base = nn.Sequential(nn.Linear(8, 8))
         tuned = base  # what follows changes it in place, as inject and PEFT do
         tuned[0] = _Pair(tuned[0])
-        nn.init.ones_(tuned[0].lora_B)
+        tuned[0].get_parameter("lora_B").data.fill_(1)
         return base, tuned
 
     @staticmethod
     def sound():
         base = nn.Sequential(nn.Linear(8, 8))
         tuned = nn.Sequential(_Pair(base[0]))
-        nn.init.ones_(tuned[0].lora_B)
+        tuned[0].get_parameter("lora_B").data.fill_(1)
         return base, tuned
 
     @staticmethod
