@@ -143,9 +143,7 @@ def _stacked(value: Any) -> torch.Tensor:
     if isinstance(value, str | bytes | bool | int | float) or not hasattr(value, "__len__"):
         raise TypeError
     array = np.asarray(value, dtype=float) if isinstance(value, list | tuple) else np.asarray(value)
-    return torch.tensor(
-        array.copy(order="C")
-    )  # a copy: an array turned round has negative strides, which torch refuses
+    return torch.tensor(array.copy(order="C"))  # a copy: an array turned round has negative strides, which torch refuses
 
 
 def same(got: float, want: float, rtol: float = SINGLE) -> bool:
