@@ -4,6 +4,7 @@ from lora_edu.widgets.adapter_mixer import AdapterMixer, MixerData
 from lora_edu.widgets.base import Widget
 from lora_edu.widgets.blind_ab import BlindAB
 from lora_edu.widgets.budget import BudgetPainter
+from lora_edu.widgets.budget_spender import BudgetSpender
 from lora_edu.widgets.capacity_meter import CapacityMeter
 from lora_edu.widgets.claim_explorer import ClaimExplorer
 from lora_edu.widgets.dashboard import TrainingDashboard
@@ -25,6 +26,7 @@ __all__ = [
     "AdapterMixer",
     "BlindAB",
     "BudgetPainter",
+    "BudgetSpender",
     "CapacityMeter",
     "ClaimExplorer",
     "DataParallelPlanner",

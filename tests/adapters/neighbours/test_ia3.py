@@ -4,7 +4,7 @@ import peft
 import pytest
 import torch
 from helpers import tokens
-from neighbour_runs import MODELS, batch, llama, twenty_steps, values
+from neighbour_runs import MODELS, batch, gpt2, llama, twenty_steps, values
 
 from lora_edu.adapters import (
     IA3,
@@ -136,6 +136,19 @@ def test_the_dial_and_the_company_of_other_adapters():
     merge(model)
     torch.testing.assert_close(model(tokens()).logits, both, rtol=0, atol=1e-9)
     assert not torch.allclose(both, half, atol=1e-3)
+
+
+def test_beside_another_adapter_a_layers_own_bias_counts_once():
+    """W (l ⊙ x) + b plus the LoRA's part: where the factor cannot be alone, W ((l − 1) ⊙ x) is added, and b not once more."""
+    base, model = gpt2(), attach(gpt2(), IA3(), "scale")
+    inject(model, LoRAConfig(r=2, target_modules=["mlp.c_proj"]), "lora")
+    for i, p in enumerate(adapter_parameters(model, "scale").values()):
+        values(p, i, around=1.0)
+    set_adapter(model, "scale")
+    alone = model(tokens()).logits  # B = 0: the LoRA says nothing yet
+    set_adapter(model, ["scale", "lora"])
+    torch.testing.assert_close(model(tokens()).logits, alone, rtol=0, atol=1e-12)
+    assert not torch.allclose(alone, base(tokens()).logits, atol=1e-3)
 
 
 def test_one_product_a_layer_where_it_is_alone():
