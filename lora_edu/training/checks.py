@@ -93,7 +93,7 @@ def check_first_gradients(parameters: NamedParameters) -> None:
     Raises TrainingError if a trainable parameter got none at all (it is not part of the loss's graph: the silent failure of
     gradient checkpointing without input gradients, or of an adapter that is not active), or if every gradient is zero. Warns of a
     parameter that is zero and receives zero: with B = 0 the gradient of A is rightly zero at the first step, but a factor that
-    starts at zero and stays without gradient never leaves it.
+    starts at zero and stays without gradient never leaves it, unless another one of its layer leaves zero first (a bottleneck's bias).
     """
     missing = [name for name, p in parameters.items() if p.grad is None]
     if missing:
@@ -107,12 +107,22 @@ def check_first_gradients(parameters: NamedParameters) -> None:
             f"Every gradient is exactly zero ({some_names(silent)}), so nothing would train. Usual causes: both factors of the "
             "adapter start at zero (one must not), its scale is 0, or the loss does not depend on it."
         )
-    if dead := [name for name in silent if not whole(parameters[name].detach()).any()]:
+    asked = {*silent, *(name for name in parameters if _layer(name) != name)}
+    zero = {name for name in asked if not whole(parameters[name].detach()).any()}
+    waking = {
+        _layer(name) for name in zero.difference(silent)
+    }  # a factor of 0 that moves now, and lets the others move then
+    if dead := [name for name in silent if name in zero and _layer(name) not in waking]:
         warnings.warn(
             f"{len(dead)} trainable parameters are zero and got a gradient of zero at the first step: {some_names(dead)}. "
             "Unless their input was empty this time, they will never train.",
             stacklevel=2,
         )
+
+
+def _layer(name: str) -> str:
+    """Of "down_proj.lora_down_bias.default" the layer, of any other parameter its own name."""
+    return name.rsplit(".", 2)[0] if ".lora_" in name else name
 
 
 def explain_bad_number(

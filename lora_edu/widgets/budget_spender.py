@@ -88,7 +88,12 @@ class BudgetSpender(Widget):
         every = self.race.metrics[metric]
         every = every[every.isfinite()]
         room = 0.06 * float(every.max() - every.min()) + 1e-3
-        axes = Axes(canvas, (DOTS, 28, WIDTH - DOTS - 20, height), (float(every.min()) - room, float(every.max()) + room), (0, 1))
+        axes = Axes(
+            canvas,
+            (DOTS, 28, WIDTH - DOTS - 20, height),
+            (float(every.min()) - room, float(every.max()) + room),
+            (0, 1),
+        )
         axes.frame(ticks(*axes.xlim, 5), xlabel=f"{state['shown']}, nats a token; a dot: one seed, a bar: their mean")
         canvas.text(BUYS, 16, "buys", 12, MUTED)
         canvas.text(BAR, 16, "of the budget", 12, MUTED)
@@ -97,7 +102,13 @@ class BudgetSpender(Widget):
         for row, each in enumerate(result):
             y = 28 + ROW * (row + 0.5)
             told.append(self._draw_row(canvas, axes, y, each, each.numbers * BYTES / state["budget"]))
-        canvas.text(8, height + 72, f"Budget {megabytes(state['budget'])}: {state['budget'] // BYTES:,} numbers of fp32.", 12, INK)
+        canvas.text(
+            8,
+            height + 72,
+            f"Budget {megabytes(state['budget'])}: {state['budget'] // BYTES:,} numbers of fp32.",
+            12,
+            INK,
+        )
         canvas.alt = f"For {megabytes(state['budget'])}, with {state['shown']} as measured: {'; '.join(told)}."
         return canvas
 
@@ -123,5 +134,13 @@ class BudgetSpender(Widget):
         if where:
             left = axes.x(mean) > DOTS + 240
             reach = [axes.x(loss) for loss in (*each.losses.tolist(), mean)]
-            canvas.text(min(reach) - 10 if left else max(reach) + 10, y + 4, where, 11, MUTED, "end" if left else "start", halo=True)
+            canvas.text(
+                min(reach) - 10 if left else max(reach) + 10,
+                y + 4,
+                where,
+                11,
+                MUTED,
+                "end" if left else "start",
+                halo=True,
+            )
         return f"{name} {words}, {percent(share)} of it, loss {number(mean)} {where}".rstrip()

@@ -7,6 +7,7 @@ at four ranks, each at a row of learning rates, half a decade apart. Validation 
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ METHODS: dict[str, Any] = {
     **{f"LoRA, r = {r}": LoRAConfig(r=r, lora_alpha=ALPHA, target_modules=LAYERS) for r in RANKS},
     "full fine-tuning": FullFineTuning(),
 }
-BASES = {"a reader": reader, "untrained": network}
+BASES: dict[str, Callable[[], nn.Module]] = {"a reader": reader, "untrained": network}
 LOW, USUAL, HIGH = (3e-4, 1e-3, 3e-3, 1e-2), (1e-3, 3e-3, 1e-2, 3e-2), (1e-2, 3e-2, 1e-1, 3e-1)
 RATES = {"BitFit": HIGH, "IA³": HIGH, "full fine-tuning": LOW}  # the others' are USUAL
 

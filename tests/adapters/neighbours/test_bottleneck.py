@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from helpers import tokens
-from neighbour_runs import MODELS, batch, llama, twenty_steps, values
+from neighbour_runs import MODELS, batch, llama, trainer, twenty_steps, values
 from torch import nn
 
 from lora_edu.adapters import (
@@ -110,6 +110,19 @@ def test_silent_at_the_start_alive_and_as_many_as_the_formula_says():
     alive = {name: bool(p.grad.any()) for name, p in adapter_parameters(model).items()}
     assert all(on == (".lora_up" in name) for name, on in alive.items())
     assert all(0 < layer.tensors("default")["lora_down"].abs().max() < 0.1 for layer in lora_layers(model).values())
+
+
+@pytest.mark.filterwarnings("error:.*never train")
+def test_a_bias_that_waits_for_the_other_matrix_is_no_cause_for_alarm():
+    """c has no gradient while U = 0, and one from the second step on; so with a rank whose A and B are 0 the alarm must still be raised."""
+    model = attach(llama(torch.float32), Bottleneck(m=3))
+    trainer(model, steps=2).train()
+    assert all(layer.tensors("default")["lora_down_bias"].any() for layer in lora_layers(model).values())
+    model = inject(llama(torch.float32), LoRAConfig(r=2, target_modules=["q_proj", "o_proj"]))
+    with torch.no_grad():
+        lora_layers(model)["model.layers.0.self_attn.q_proj"].tensors("default")["lora_A"].zero_()
+    with pytest.raises(UserWarning, match="2 trainable parameters"):
+        trainer(model, steps=1).train()
 
 
 def test_the_dial_a_lora_beside_it_and_the_folder(tmp_path):
