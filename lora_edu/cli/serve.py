@@ -46,7 +46,7 @@ def serve(
         typer.Option(help="llama.cpp is faster for one, torch serves every model; auto takes llama.cpp where it can."),
     ] = EngineName.AUTO,
     gguf: Annotated[
-        GGUFType, typer.Option(help="llama.cpp's weights: f32 gives the same greedy answers as torch, q8_0 is smaller.")
+        GGUFType, typer.Option(help="llama.cpp's weights: f32 is closest to torch, q8_0 is smaller.")
     ] = GGUFType.F32,
     host: Annotated[
         str, typer.Option(help="Address; any but this machine's own needs LORA_EDU_API_KEY.")
