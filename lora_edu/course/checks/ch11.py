@@ -201,8 +201,8 @@ def left_along(function: Callable[[Tensor, Tensor, Callable[[Tensor], Tensor]], 
             )
         want = _along(rounding(W0 + delta) - W0, delta)
         finer = W0.double(), delta.double()  # in which a few weights may go to the other side of a border
-        right = _near(got, (want, _along(rounding(sum(finer)) - finer[0], finer[1])))
-        tries.append((name, got, want, right, _shares(W0, delta, rounding)))
+        passes = _near(got, (want, _along(rounding(finer[0] + finer[1]) - finer[0], finer[1])))
+        tries.append((name, got, want, passes, _shares(W0, delta, rounding)))
     if not (wrong := [each[:3] for each in tries if not each[3]]):
         return
     name, got, want = wrong[0]

@@ -8,6 +8,7 @@ digits, the test digits speak once, at that rate. `upright_loss` is the general 
 
 import copy
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,7 +25,7 @@ from lora_edu.training.optimizers import freeze_for, new_optimizer
 R, ALPHA, SEEDS = 8, 16, (0, 1, 2, 3, 4)
 EPOCHS = (6, 18)  # a short run and one of three times as many steps: a head start is not a better end
 FULL = "full fine-tuning"
-METHODS = {  # (what the adapter does otherwise, what the optimiser does otherwise)
+METHODS: dict[str, tuple[dict[str, Any] | None, dict[str, Any]]] = {  # (what the adapter does otherwise, what the optimiser does otherwise)
     "LoRA": ({}, {}),
     "rsLoRA": ({"use_rslora": True}, {}),
     "LoRA+": ({}, {"loraplus_lr_ratio": 16.0}),

@@ -30,7 +30,7 @@ RATES = {  # a factor of 2 apart
 def prepared(method: str) -> tuple[LoRAConfig, dict[str, Any]]:
     """The adapter of a method, all-linear at rank 8, and what its training does otherwise; plain LoRA's is that of `places`."""
     adapter, training = METHODS[method]
-    return replace(at_scale(ALL_LINEAR), **adapter), training
+    return replace(at_scale(ALL_LINEAR), **(adapter or {})), training
 
 
 def judged(base: Base, method: str, rate: float, seed: int, part: str, rows: int) -> tuple[float, float]:
