@@ -18,6 +18,7 @@ from lora_edu.widgets.base import WIDTH, State, Widget, choice
 
 ONE, OWN = "one for all", "each its own best"
 ROW, LEFT = 30, 138  # pixels: of a method's row, and left of the losses
+FARTHEST = 10.0  # nats: what has diverged would press everything else into a corner
 
 
 @dataclass(frozen=True)
@@ -100,14 +101,15 @@ class FairRace(Widget):
     def draw(self, state: State, result: list[Place]) -> Canvas:
         losses = torch.cat([self.table.where("valid_loss", epochs=epochs).flatten() for epochs in self.epochs])
         shown = losses[losses.isfinite() & (losses > 0)]
-        low, high = float(shown.min()) * 0.85, float(shown.max()) * 1.15
+        low, high = float(shown.min()) * 0.85, min(float(shown.max()) * 1.15, FARTHEST)
         height = ROW * len(result)
         canvas = Canvas(WIDTH, height + 84)
         axes = Axes(canvas, (LEFT, 26, WIDTH - LEFT - 150, height), (low, high), (0, 1), xlog=True)
         ticks = sorted(
             {t * m for t in (*decades(low / 10, high), low) for m in (1, 2, 5) if t in decades(low / 10, high)}
         )
-        axes.frame([t for t in ticks if low <= t <= high], xlabel="validation loss (nats a digit, log)")
+        beyond = f"; beyond {number(FARTHEST)}: at the right end" if high == FARTHEST else ""
+        axes.frame([t for t in ticks if low <= t <= high], xlabel=f"validation loss (nats a digit, log{beyond})")
         canvas.text(WIDTH - 140, 16, "mean", 11, MUTED)
         canvas.text(WIDTH - 70, 16, "its rate", 11, MUTED)
         told = []
@@ -116,11 +118,16 @@ class FairRace(Widget):
             canvas.text(LEFT - 10, y + 4, each.method, 13, INK, "end", bold=row == 0)
             points = [float(loss) for loss in each.losses if math.isfinite(loss)]
             if points:
-                canvas.path([(axes.x(min(points)), y), (axes.x(max(points)), y)], stroke=BLUE, width=1.2, opacity=0.6)
+                canvas.path(
+                    [(axes.x(min(*points, high)), y), (axes.x(min(max(points), high)), y)],
+                    stroke=BLUE,
+                    width=1.2,
+                    opacity=0.6,
+                )
             for loss in points:
-                canvas.dot(axes.x(loss), y, 4, BLUE, opacity=0.55)
+                canvas.dot(axes.x(min(loss, high)), y, 4, BLUE, opacity=0.55)
             if math.isfinite(each.mean):
-                x = axes.x(each.mean)
+                x = axes.x(min(each.mean, high))
                 canvas.path([(x, y - 9), (x, y + 9)], stroke=VERMILION, width=3)
             said = number(each.mean) if math.isfinite(each.mean) else "diverged"
             canvas.text(WIDTH - 140, y + 4, said, 13, bold=row == 0)
