@@ -107,12 +107,12 @@ def check_first_gradients(parameters: NamedParameters) -> None:
             f"Every gradient is exactly zero ({some_names(silent)}), so nothing would train. Usual causes: both factors of the "
             "adapter start at zero (one must not), its scale is 0, or the loss does not depend on it."
         )
-    asked = {*silent, *(name for name in parameters if _layer(name) != name)}
-    zero = {name for name in asked if not whole(parameters[name].detach()).any()}
-    waking = {
-        _layer(name) for name in zero.difference(silent)
-    }  # a factor of 0 that moves now, and lets the others move then
-    if dead := [name for name in silent if name in zero and _layer(name) not in waking]:
+    unmoved = set(silent)
+    # In the parameters' order, which all processes share: `whole` is a collective call, and a set has another order in each of them.
+    asked = [name for name in parameters if name in unmoved or _layer(name) != name]
+    zero = [name for name in asked if not whole(parameters[name].detach()).any()]
+    waking = {_layer(name) for name in zero if name not in unmoved}  # a factor of 0 that moves now lets the others move then
+    if dead := [name for name in zero if name in unmoved and _layer(name) not in waking]:
         warnings.warn(
             f"{len(dead)} trainable parameters are zero and got a gradient of zero at the first step: {some_names(dead)}. "
             "Unless their input was empty this time, they will never train.",

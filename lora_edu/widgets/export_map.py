@@ -30,7 +30,7 @@ _COLUMNS = {
     "gguf": "GGUF",
     "gguf-adapter": "GGUF adapter",
 }
-_WIDE = 20  # of the probe's matrices
+_WIDE = 2 * max(RANKS)  # of the probe's matrices: wide enough for twice the highest rank
 
 
 class _Probe(nn.Module):

@@ -55,6 +55,21 @@ def test_every_control_changes_the_drawing(widget):
     assert widget.errors == []
 
 
+@pytest.mark.parametrize("end", [0, -1])
+def test_controls_at_their_ends_together_are_no_error(widget, end):
+    """What each allows alone, all allow at once: sliders at one end, then one list entry and one tick after another on top."""
+    held = [c for c in widget.controls.values() if not isinstance(c, ipywidgets.Checkbox | ipywidgets.ToggleButton)]
+    for control in held:
+        if not hasattr(control, "options"):
+            control.value = (control.min, control.max)[end]
+    for control in sorted(widget.controls.values(), key=lambda c: c not in held):
+        if isinstance(control, ipywidgets.Checkbox | ipywidgets.ToggleButton):
+            control.value = not control.value
+        elif hasattr(control, "options"):
+            control.index = (0, len(control.options) - 1)[end]
+    assert widget.errors == []
+
+
 def test_a_move_in_the_browser_reaches_the_drawing(widget):
     """`set_state` is what a message from the page calls."""
     _, control = slider_of(widget)
