@@ -93,13 +93,13 @@ def evaluate(
     if (against_base or general) and not adapters:
         which = "--against-base compares" if against_base else "--general compares"
         raise typer.BadParameter(f"{which} an adapter with its base: name an adapter too.")
+    check_one_base(list(adapters.values()), model, bits)  # first: of what is no adapter nothing else is worth saying
     if task is None and data is None:
         task, data = _kept(adapters)
     if task is None and split is not None:
         raise typer.BadParameter("--split belongs to --task: a file of your own is measured whole.")
     finite(scale)
     _check_files(report, out)
-    check_one_base(list(adapters.values()), model, bits)
     length = max_length or max((run_of(a).get("max_length", 512) for a in adapters.values()), default=512)
     rows_of = _task_rows(task, split or Split.TEST, limit, length, report) if task else None
     rows_of = rows_of or _own_rows(data, adapters, system, limit, length, report)

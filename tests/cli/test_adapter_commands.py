@@ -163,3 +163,15 @@ def test_what_fails_in_the_middle_leaves_nothing_behind(place, command, fault, m
     result = run(command, *arguments, "--out", tmp_path / "out" / "adapter")
     assert result.exit_code == (130 if isinstance(fault, KeyboardInterrupt) else 1), result.output
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["eval nosuch", "chat nosuch", "merge nosuch --out OUT", "resize nosuch --rank 2 --out OUT", "combine nosuch other --out OUT"]
+    + [f"export nosuch --{form} OUT" for form in ("portable", "merged", "gguf", "gguf-adapter")]
+    + ["serve nosuch"],
+)
+def test_an_adapter_that_is_not_there_is_named_by_every_command(command, tmp_path):
+    result = run(*command.replace("OUT", str(tmp_path / "new")).split())
+    assert result.exit_code != 0 and "nosuch does not exist" in f"{said(result)} {result.exception}"
+    assert not (tmp_path / "new").exists()

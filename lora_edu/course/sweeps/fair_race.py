@@ -16,7 +16,7 @@ from torch import nn
 from lora_edu.adapters.config import LoRAConfig
 from lora_edu.adapters.injection import inject
 from lora_edu.course.sweeps.cut_later import LAYERS, reader
-from lora_edu.course.sweeps.rates_ranks import loss_and_share, rows
+from lora_edu.course.sweeps.rates_ranks import losses_and_shares, rows
 from lora_edu.experiments.sweeps import Cell, Sweep
 from lora_edu.tasks.digits import train_digits
 from lora_edu.training.config import TrainConfig
@@ -53,13 +53,9 @@ def prepared(base: nn.Module, method: str, rate: float, seed: int) -> tuple[nn.M
 
 
 def _run(base: nn.Module, cell: Cell, seed: int) -> dict[str, float]:
-    digits, upright = rows(True), rows(False)
     model, optimizer = prepared(base, cell["method"], cell["learning_rate"], seed)
-    train_digits(model, digits, epochs=cell["epochs"], seed=seed, optimizer=optimizer)
-    found: dict[str, float] = {}
-    found["valid_loss"], found["valid"] = loss_and_share(model, digits.x_valid, digits.y_valid)
-    found["test_loss"], found["test"] = loss_and_share(model, digits.x_test, digits.y_test)
-    found["upright_loss"], found["upright"] = loss_and_share(model, upright.x_valid, upright.y_valid)
+    train_digits(model, rows(True), epochs=cell["epochs"], seed=seed, optimizer=optimizer)
+    found = losses_and_shares(model)
     return found if math.isfinite(found["valid_loss"]) else dict.fromkeys(found, math.nan)
 
 

@@ -19,7 +19,7 @@ from lora_edu.adapters.neighbours.bottleneck import Bottleneck
 from lora_edu.adapters.neighbours.ia3 import IA3
 from lora_edu.adapters.neighbours.in_place import BitFit, FullFineTuning
 from lora_edu.course.sweeps.cut_later import LAYERS, reader
-from lora_edu.course.sweeps.rates_ranks import loss_and_share, rows
+from lora_edu.course.sweeps.rates_ranks import losses_and_shares, rows
 from lora_edu.experiments.sweeps import Cell, Sweep, grid
 from lora_edu.tasks.digits import network, train_digits
 
@@ -46,15 +46,7 @@ def trained(base: str, method: Any, rate: float, seed: int) -> nn.Module:
 
 
 def _run(_base: nn.Module, cell: Cell, seed: int) -> dict[str, float]:
-    model, digits, upright = (
-        trained(cell["base"], METHODS[cell["method"]], cell["learning_rate"], seed),
-        rows(True),
-        rows(False),
-    )
-    found: dict[str, float] = {}
-    found["valid_loss"], found["valid"] = loss_and_share(model, digits.x_valid, digits.y_valid)
-    found["test_loss"], found["test"] = loss_and_share(model, digits.x_test, digits.y_test)
-    found["upright_loss"], found["upright"] = loss_and_share(model, upright.x_valid, upright.y_valid)
+    found = losses_and_shares(trained(cell["base"], METHODS[cell["method"]], cell["learning_rate"], seed))
     return found if math.isfinite(found["valid_loss"]) else dict.fromkeys(found, math.nan)
 
 

@@ -50,6 +50,16 @@ def loss_and_share(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float
     return float(F.cross_entropy(logits, y)), float((logits.argmax(1) == y).float().mean())
 
 
+def losses_and_shares(model: nn.Module) -> dict[str, float]:
+    """`loss_and_share` of a model that was taught turned digits: on the validation and test digits, and on upright ones."""
+    digits, upright = rows(True), rows(False)
+    found: dict[str, float] = {}
+    found["valid_loss"], found["valid"] = loss_and_share(model, digits.x_valid, digits.y_valid)
+    found["test_loss"], found["test"] = loss_and_share(model, digits.x_test, digits.y_test)
+    found["upright_loss"], found["upright"] = loss_and_share(model, upright.x_valid, upright.y_valid)
+    return found
+
+
 def adapted(base: nn.Module, r: int, scale: float, seed: int) -> nn.Module:
     """A copy of `base` with an adapter at every layer, A drawn with `seed`."""
     model = copy.deepcopy(base)
@@ -60,7 +70,7 @@ def adapted(base: nn.Module, r: int, scale: float, seed: int) -> nn.Module:
 
 
 def _run(base: nn.Module, cell: Cell, seed: int) -> dict[str, float]:
-    digits, upright = rows(True), rows(False)
+    digits = rows(True)
     model = adapted(base, cell["r"], RULES[cell["rule"]](cell["r"]), seed)
     found: dict[str, float] = {}
 
@@ -70,9 +80,7 @@ def _run(base: nn.Module, cell: Cell, seed: int) -> dict[str, float]:
 
     momentum = None if cell["optimiser"] == "Adam" else 0.0
     train_digits(model, digits, lr=cell["learning_rate"], epochs=EPOCHS, seed=seed, momentum=momentum, watch=watch)
-    found["valid_loss"], found["valid"] = loss_and_share(model, digits.x_valid, digits.y_valid)
-    found["test_loss"], found["test"] = loss_and_share(model, digits.x_test, digits.y_test)
-    found["upright_loss"], found["upright"] = loss_and_share(model, upright.x_valid, upright.y_valid)
+    found |= losses_and_shares(model)
     return found if math.isfinite(found["valid_loss"]) else dict.fromkeys(found, math.nan)
 
 
