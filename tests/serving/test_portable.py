@@ -7,7 +7,7 @@ import torch
 from helpers import randomise
 from tiny_families import SETTINGS, bpe_tokenizer, tiny
 
-from lora_edu.adapters import LoRAConfig, PrefixTuning, attach, inject, load
+from lora_edu.adapters import FullFineTuning, LoRAConfig, PrefixTuning, attach, inject, load
 from lora_edu.adapters.folder import read
 from lora_edu.errors import ExportError
 from lora_edu.serving import RULES, features_of, write_portable
@@ -77,6 +77,7 @@ HARD = {
     "modules_to_save": (LoRAConfig(r=2, target_modules=("q_proj",), modules_to_save=("lm_head",)), {}),
     "embedding": (LoRAConfig(r=2, target_modules=("embed_tokens", "q_proj")), {}),
     "tied_head": (LoRAConfig(r=2, target_modules=("lm_head", "q_proj")), {"tie_word_embeddings": True}),
+    "in_place": (FullFineTuning(), {}),
     "neighbour": (PrefixTuning(4), {}),
 }
 
@@ -90,6 +91,33 @@ def test_what_the_folder_cannot_hold_is_refused(feature, tmp_path):
     with pytest.raises(ExportError, match="nothing is dropped in silence"):
         write_portable(model, tmp_path / "p")
     assert not any(tmp_path.iterdir())
+
+
+def test_rows_of_new_tokens_are_refused(tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    tiny("llama", bpe_tokenizer()).save_pretrained(tmp_path / "base")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    model.resize_token_embeddings(model.config.vocab_size + 3)
+    inject(model, LoRAConfig(r=2, target_modules=("q_proj",)))
+    assert features_of(model, "default") == ["new_tokens"]
+    with pytest.raises(ExportError, match="no such rows"):
+        write_portable(model, tmp_path / "p")
+    assert not (tmp_path / "p").exists()
+
+
+def test_an_adapter_on_a_convolution_is_refused(tmp_path):
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(4, 4))
+    inject(net, LoRAConfig(r=2, target_modules=("0", "2")))
+    assert features_of(net, "default") == ["convolution"]
+    with pytest.raises(ExportError, match="no such layer"):
+        write_portable(net, tmp_path / "p")
+    assert not any(tmp_path.iterdir())
+
+
+def test_each_refusal_has_a_test_of_its_own():
+    refused = {key for key, rule in RULES.items() if rule.portable == REFUSED}
+    assert refused == {*HARD, "new_tokens", "convolution"}
 
 
 def test_every_rule_says_something_of_every_way_and_features_are_told_apart():
