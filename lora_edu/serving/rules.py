@@ -2,6 +2,7 @@
 
 A tool that does not know a feature seldom says so: it multiplies by another scale, or leaves a tensor out, and answers fluently. So
 each feature of an adapter has a verdict for each way out: kept as it is, folded into numbers that every reader understands, or refused.
+Of methods that PEFT does not have, a folder in its form is this module's own, and nothing else reads it.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from lora_edu.adapters.save_load import content
 from lora_edu.errors import AdapterError, ExportError
 from lora_edu.models.modules import unwrap
 
-KEPT, FOLDED, REFUSED = "kept", "folded", "refused"
+KEPT, OURS, FOLDED, REFUSED = "kept", "ours", "folded", "refused"
 WAYS = {
     "peft": "the PEFT folder",
     "portable": "the portable PEFT folder",
@@ -42,7 +43,7 @@ class Rule:
     remedy: str = _MERGE
 
     def verdict(self, way: str) -> str:
-        """KEPT, FOLDED or REFUSED on that way out."""
+        """KEPT, OURS (kept, and read by `lora_edu.load` alone), FOLDED or REFUSED on that way out."""
         return str(getattr(self, way.replace("-", "_")))
 
 
@@ -87,14 +88,19 @@ RULES = {
         "an adapter on a convolution", KEPT, REFUSED, FOLDED, REFUSED, REFUSED,
         "a server of language models has no such layer",
     ),
+    "bottleneck": Rule(
+        "a bottleneck: a nonlinearity between two factors", OURS, REFUSED, REFUSED, REFUSED, REFUSED,
+        "no change of a weight does what it does, and two factors read as B A are another model",
+        "keep its folder, which lora_edu.load reads; or train a LoRA",
+    ),
     "in_place": Rule(
-        "the base's own weights, trained (full, BitFit)", KEPT, REFUSED, FOLDED, FOLDED, REFUSED,
+        "the base's own weights, trained (full, BitFit)", OURS, REFUSED, FOLDED, FOLDED, REFUSED,
         "there are no factors that a reader of LoRA could take",
     ),
     "neighbour": Rule(
-        "another method (a prefix, a bottleneck, …)", KEPT, REFUSED, REFUSED, REFUSED, REFUSED,
+        "tokens that nobody wrote (a prefix, a prompt)", KEPT, REFUSED, REFUSED, REFUSED, REFUSED,
         "there are no factors that a reader of LoRA could take",
-        "keep its folder, which lora_edu.load and, for PEFT's own methods, PEFT read; or train a LoRA",
+        "keep its folder, which lora_edu.load and PEFT read; or train a LoRA",
     ),
 }  # fmt: skip
 
@@ -107,7 +113,8 @@ def features_of(model: nn.Module, name: str) -> list[str]:
     config: Any = state.configs[name]
     if not isinstance(config, LoRAConfig):
         return ["in_place" if config.changes_base else "neighbour"]
-    config, _ = content(inner, name)  # as it is written: a variant that is only a start is plain LoRA by then
+    written, _ = content(inner, name)  # a variant that is only a start is plain LoRA by then
+    config = written if isinstance(written, LoRAConfig) else config
     layers = {path: layer for path, layer in lora_layers(inner).items() if name in layer.scalings}
     head = getattr(inner, "get_output_embeddings", lambda: None)()
     tied = bool(getattr(getattr(inner, "config", None), "tie_word_embeddings", False))
@@ -116,7 +123,8 @@ def features_of(model: nn.Module, name: str) -> list[str]:
         "rslora": config.use_rslora,
         "rank_pattern": len(ranks) > 1,
         "alpha_pattern": len({config.alpha_for(path) for path in layers}) > 1,
-        "variant": config.variant is not None,
+        "variant": config.variant is not None and not config.variant.unmergeable,
+        "bottleneck": config.variant is not None and bool(config.variant.unmergeable),
         "modules_to_save": any(name in module.copies for module in saved_modules(inner).values()),
         "embedding": any(isinstance(layer, LoRAEmbedding) for layer in layers.values()),
         "tied_head": tied and any(layer is head for layer in layers.values()),

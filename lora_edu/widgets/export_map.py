@@ -18,11 +18,11 @@ from lora_edu.plots.axes import percent
 from lora_edu.plots.canvas import Canvas
 from lora_edu.plots.palette import BLUE, GREEN, INK, MUTED, RULE, VERMILION, WASH
 from lora_edu.plots.raster import wrapped
-from lora_edu.serving.rules import FOLDED, KEPT, REFUSED, RULES, WAYS, features_of, refuse
+from lora_edu.serving.rules import FOLDED, KEPT, OURS, REFUSED, RULES, WAYS, features_of, refuse
 from lora_edu.widgets.base import WIDTH, State, Widget, choice
 
 RANKS = (2, 4, 8, 16)
-_MARKS = {KEPT: (BLUE, "kept"), FOLDED: (GREEN, "folded"), REFUSED: (VERMILION, "refused")}
+_MARKS = {KEPT: (BLUE, "kept"), OURS: (BLUE, "ours alone"), FOLDED: (GREEN, "folded"), REFUSED: (VERMILION, "refused")}
 _COLUMNS = {
     "peft": "PEFT folder",
     "portable": "portable",

@@ -7,11 +7,12 @@ import torch
 from helpers import randomise
 from tiny_families import SETTINGS, bpe_tokenizer, tiny
 
-from lora_edu.adapters import FullFineTuning, LoRAConfig, PrefixTuning, attach, inject, load
+from lora_edu.adapters import Bottleneck, FullFineTuning, LoRAConfig, PrefixTuning, attach, inject, load, save
 from lora_edu.adapters.folder import read
+from lora_edu.adapters.neighbours.known import METHODS
 from lora_edu.errors import ExportError
 from lora_edu.serving import RULES, features_of, write_portable
-from lora_edu.serving.rules import FOLDED, KEPT, REFUSED, WAYS
+from lora_edu.serving.rules import FOLDED, KEPT, OURS, REFUSED, WAYS, refuse
 
 IDS = torch.arange(3, 19).reshape(2, 8)
 
@@ -77,6 +78,7 @@ HARD = {
     "modules_to_save": (LoRAConfig(r=2, target_modules=("q_proj",), modules_to_save=("lm_head",)), {}),
     "embedding": (LoRAConfig(r=2, target_modules=("embed_tokens", "q_proj")), {}),
     "tied_head": (LoRAConfig(r=2, target_modules=("lm_head", "q_proj")), {"tie_word_embeddings": True}),
+    "bottleneck": (Bottleneck(m=4), {}),
     "in_place": (FullFineTuning(), {}),
     "neighbour": (PrefixTuning(4), {}),
 }
@@ -120,9 +122,26 @@ def test_each_refusal_has_a_test_of_its_own():
     assert refused == {*HARD, "new_tokens", "convolution"}
 
 
+@pytest.mark.parametrize("word", METHODS)
+def test_a_folder_that_peft_cannot_read_is_called_ours(word, tmp_path):
+    """By the method's name in the folder, and by whether PEFT knows it."""
+    from peft import PeftType
+
+    model = tiny("llama", bpe_tokenizer())
+    attach(model, METHODS[word](**({"norms": True} if word == "bitfit" else {})))
+    kind = json.loads((save(model, tmp_path / "p") / "adapter_config.json").read_text())["peft_type"]
+    verdicts = {RULES[key].peft for key in features_of(model, "default")}
+    assert (OURS in verdicts) == (kind not in list(PeftType))
+    if OURS in verdicts:
+        with pytest.raises(ExportError, match=r"lora_edu\.load reads|merge it instead"):
+            refuse(model, "default", "portable")
+
+
 def test_every_rule_says_something_of_every_way_and_features_are_told_apart():
     assert all(
-        rule.verdict(way) in (KEPT, FOLDED, REFUSED) and rule.in_silence for rule in RULES.values() for way in WAYS
+        rule.verdict(way) in (KEPT, OURS, FOLDED, REFUSED) and rule.in_silence
+        for rule in RULES.values()
+        for way in WAYS
     )
     assert features_of(adapted(SETTINGS["plain"]), "default") == []
     assert features_of(adapted(SETTINGS["all"]), "default") == ["rslora", "rank_pattern", "alpha_pattern"]
