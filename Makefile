@@ -48,7 +48,7 @@ notebooks: fetch
 	$(QUIET) $(BIN)/python -m lora_edu.course.notebooks execute $(CH)
 
 fresh: $(VENV)/installed
-	$(BIN)/python -m lora_edu.course.notebooks fresh $(CH)
+	$(BIN)/lora-edu fresh $(CH)
 
 fetch: $(VENV)/fetched
 

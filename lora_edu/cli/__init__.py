@@ -67,6 +67,7 @@ def lora_edu(
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "lab": setup.lab,
+    "fresh": setup.fresh,
     "demo": setup.demo,
     "doctor": setup.doctor,
     "laws": setup.laws,

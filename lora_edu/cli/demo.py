@@ -97,7 +97,7 @@ def demo(
     _three_alike(console, model, tokenizer, task, load_base(model_name).model, folder)
     console.print(f"The adapter takes {size / 1e6:.1f} MB in PEFT's format, in {folder}.")
     console.print(
-        f"\n{time.monotonic() - started:.0f} s in all. The same step by step, and why it works: [bold]make lab[/]."
+        f"\n{time.monotonic() - started:.0f} s in all. The same step by step, and why it works: [bold]lora-edu lab[/]."
     )
     console.print(f"Talk to it: [bold]lora-edu chat {folder}[/]")
 

@@ -9,10 +9,11 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import psutil
+
+from lora_edu.course.home import in_clone
 
 GIB = 2**30
 MEMORY_WANTED = 4 * GIB  # the default model in fp32, its activations and a notebook
@@ -93,7 +94,7 @@ def _programs() -> Iterator[Finding]:
 
 def _packages() -> Finding:
     """What pyproject.toml asks for, against what is installed."""
-    remedy = f"{sys.executable} -m pip install -e ."
+    remedy = f"{sys.executable} -m pip install {'-e .' if in_clone() else '--upgrade lora-edu'}"
     try:
         from packaging.requirements import Requirement
 
@@ -102,7 +103,7 @@ def _packages() -> Finding:
         return Finding("Packages", "missing", "lora-edu itself is not installed", remedy)
     except ImportError:
         return Finding("Packages", "missing", "packaging is not installed", remedy)
-    faults, count = [], 0
+    faults, wanting, count = [], [], 0
     for requirement in requirements:
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
@@ -111,10 +112,14 @@ def _packages() -> Finding:
             version = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
             faults.append(f"{requirement.name} is missing")
+            wanting.append(f"'{requirement.name}{requirement.specifier}'")
             continue
         if not requirement.specifier.contains(version, prereleases=True):
             faults.append(f"{requirement.name} is {version}, {requirement.specifier} is needed")
+            wanting.append(f"'{requirement.name}{requirement.specifier}'")
     if faults:
+        if not in_clone():  # the wheel that it came from may have no index behind it
+            remedy = f"{sys.executable} -m pip install {' '.join(wanting)}"
         return Finding("Packages", "missing", "; ".join(faults), remedy)
     shown = ", ".join(
         f"{name} {importlib.metadata.version(name)}" for name in ("transformers", "jupyterlab", "ipywidgets")
@@ -178,9 +183,3 @@ def speed() -> str:
     ]
     threads = f", {settings.threads} thread{'s' if settings.threads > 1 else ''}" if settings.device == "cpu" else ""
     return "\n".join([*rows, f"The trainer's choice here: {settings.precision}{threads} on {settings.device}."])
-
-
-def course_folder() -> Path | None:
-    """The clone's notebooks; None where the package was installed without its clone."""
-    folder = Path(__file__).resolve().parents[2] / "notebooks"
-    return folder if folder.is_dir() else None

@@ -1,4 +1,4 @@
-"""The commands that set up and look around: lab, demo, doctor, fetch, laws."""
+"""The commands that set up and look around: lab, fresh, demo, doctor, fetch, laws."""
 
 from __future__ import annotations
 
@@ -18,36 +18,78 @@ from lora_edu.errors import LoRAEduError
 def lab(
     browser: Annotated[bool, typer.Option(help="Open a browser; without one, the address is printed.")] = True,
     port: Annotated[int | None, typer.Option(help="Port of the server (8888 or the next free one).")] = None,
-    folder: Annotated[Path | None, typer.Option(help="Your own copies; my_notebooks in the clone without it.")] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            help="Your own copies. Without it: my_notebooks in the clone; with an installed package the folder you stand in, or "
+            "my_notebooks in it where it holds other things."
+        ),
+    ] = None,
+    copy_only: Annotated[bool, typer.Option("--copy-only", help="Bring the copies up to date, open nothing.")] = False,
 ) -> None:
     """Open the course in JupyterLab: your own copies of its pages, which are made the first time and never written over.
 
+    After an update of the course the same command renews the pages that you have not touched, and puts the others beside yours.
+
     Example: `lora-edu lab --no-browser --port 8890`
     """
-    command = lab_command(browser, port, folder)
+    own = up_to_date_copies(folder)
+    if copy_only:
+        return
+    command = lab_command(own, browser, port)
     if os.name == "posix":
         os.execv(command[0], command)  # Jupyter's own Ctrl-C question reaches the terminal
     raise typer.Exit(subprocess.call(command))
 
 
-def lab_command(browser: bool, port: int | None, folder: Path | None = None) -> list[str]:
-    """Make the learner's copies, prepare JupyterLab's settings and build its command line."""
-    from lora_edu.cli.doctor import course_folder
-    from lora_edu.course.notebooks.files import install_overrides
-    from lora_edu.course.notebooks.learner import LEARNERS_FOLDER, copy_course
+def fresh(
+    chapter: Annotated[str, typer.Argument(help="Its number, as in 03.")],
+    folder: Annotated[
+        Path | None, typer.Option(help="Your own copies, where they are not in their usual place.")
+    ] = None,
+) -> None:
+    """Take a chapter anew, to begin again; your older copy is kept beside it.
+
+    Example: `lora-edu fresh 03`
+    """
+    from lora_edu.course.notebooks.learner import fresh as copy_anew
+    from lora_edu.course.notebooks.learner import learners_folder
+
+    copy, kept = copy_anew(chapter, _course(), folder or learners_folder())
+    typer.echo(f"Yours to change: {copy}" + (f"\nYour older copy is now {kept}" if kept else ""))
+
+
+def _course() -> Path:
+    from lora_edu.course.notebooks.learner import course_folder
 
     course = course_folder()
     if course is None:
         raise LoRAEduError(
-            "The notebooks are not here: clone the course's repository and run `pip install -e .` in it."
+            "The notebooks are not here: install the course's wheel, or clone its repository and run `pip install -e .` in it."
         )
-    own = (folder or course.parent / LEARNERS_FOLDER).absolute()
-    made, outdated = copy_course(course, own)
-    typer.echo(f"Your copies are in {own}" + (f" ({counted(len(made), 'page')} new)." if made else "."))
-    if outdated:
-        typer.echo(
-            f"Changed in the course since you took yours: {', '.join(outdated)}. `make fresh CH=03` takes one anew and keeps yours."
-        )
+    return course
+
+
+def up_to_date_copies(folder: Path | None = None) -> Path:
+    """Make the learner's copies, or bring them up to date, and say what was done. Returns their folder."""
+    from lora_edu.course.notebooks.learner import copy_course, learners_folder
+
+    own = (folder or learners_folder()).absolute()
+    done = copy_course(_course(), own)
+    typer.echo(f"Your copies are in {own}" + (f" ({counted(len(done.made), 'file')} new)." if done.made else "."))
+    if done.renewed:
+        typer.echo(f"Changed in the course, not touched by you, and therefore renewed: {', '.join(done.renewed)}.")
+    for page, new in done.beside.items():
+        typer.echo(f"{page} has changed in the course. Yours is as it was; the new one is beside it: {new}")
+    if done.made:
+        typer.echo("To update, install the newer version of the course and run `lora-edu lab` again; your work stays.")
+    return own
+
+
+def lab_command(own: Path, browser: bool, port: int | None) -> list[str]:
+    """Prepare JupyterLab's settings and build the command line that opens the copies in `own`."""
+    from lora_edu.course.notebooks.files import install_overrides
+
     install_overrides()
     page = "/lab/tree/00_start_here.ipynb"  # an address, so that it is also in the one that is printed
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={own}", f"--LabApp.default_url={page}"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_edu.course.card import Card
+from lora_edu.course.home import course_root
 from lora_edu.errors import DataError
 from lora_edu.plots.palette import BLUE, GREEN, ORANGE
 from lora_edu.plots.picture import Picture
@@ -126,12 +127,10 @@ def _quality(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]
 
 
 def results_folder() -> Path | None:
-    """`benchmarks/results` of the copy of the course that this notebook belongs to, else of the module's own; None if there is none.
-
-    The results lie beside `notebooks/` in the repository and are no part of an installed package.
-    """
+    """`benchmarks/results` of the copy of the course that this notebook belongs to, else of the module's own; None if there is none."""
     here = Path.cwd()
-    for root in (here, *here.parents, Path(__file__).parents[2]):
+    own = course_root()
+    for root in (here, *here.parents, *([own] if own else [])):
         if (root / "benchmarks" / "results").is_dir():
             return root / "benchmarks" / "results"
     return None

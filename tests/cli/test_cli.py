@@ -16,7 +16,7 @@ import yaml
 from command_line import ROWS, TRAIN, run, said
 from safetensors.torch import load_file
 
-from lora_edu import cli
+from lora_edu import __version__, cli
 from lora_edu.adapters import LoRAConfig
 from lora_edu.adapters.variants.dora import DoRA
 from lora_edu.cli import COMMANDS, app, doctor
@@ -474,7 +474,7 @@ def test_the_demo_shows_that_all_three_answer_alike(model, tmp_path):
 def test_the_module_is_the_command():
     shown = subprocess.run([sys.executable, "-m", "lora_edu", "--help"], capture_output=True, text=True, check=True)
     assert "doctor" in shown.stdout
-    assert said(run("--version")) == f"lora-edu {importlib.metadata.version('lora-edu')}"
+    assert said(run("--version")) == f"lora-edu {__version__}"
     imported = "import sys, lora_edu.cli; assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     subprocess.run([sys.executable, "-c", imported], check=True)
     assert cli.main.__module__ == "lora_edu.cli"

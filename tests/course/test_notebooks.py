@@ -271,7 +271,7 @@ def test_fresh_copies_and_keeps_an_older_copy(executed, tmp_path):
         copied.write_text(work, "utf-8")
         again, kept = fresh("99", folder=path.parent, target=tmp_path / "mine")
         assert again == copied and kept.read_text("utf-8") == work and kept.parent == copied.parent
-    assert len(list(copied.parent.iterdir())) == 3
+    assert len(list(copied.parent.glob("*.ipynb"))) == 3
 
 
 def test_an_unknown_chapter_is_named_with_those_there_are(executed, tmp_path):

@@ -1,50 +1,85 @@
 """A learner's own copies of the course: clean, linked with one another, never written over.
 
-The pages in `notebooks/` are executed and tracked by git. Who worked in those would see every answer, and change the clone by opening a
-page. So a learner works in a folder of copies, as the course is laid out itself: links from page to page lead to copies too.
+The pages of the course are executed and belong to the clone, or to the installed package. Who worked in those would see every answer, and
+lose the work with the next version. So a learner works in a folder of copies, laid out as the course is: links lead to copies too.
+
+A file beside them keeps a hash of each file as it was copied. By it a later version of the course knows what a learner has not touched,
+which it renews, and what is theirs, which it leaves alone.
 """
 
+import json
 import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
 
 import nbformat
-from nbformat import NotebookNode
 from nbformat.sign import NotebookNotary
 
+from lora_edu.course.home import course_root, in_clone
 from lora_edu.course.notebooks.files import FOLDER, chapters, clean, read, write
 from lora_edu.errors import NotebookError
+from lora_edu.files import write_whole
 
 LEARNERS_FOLDER = Path("my_notebooks")
-COPY_OF = "copy_of"  # in a copy's own metadata: a hash of the page that it was made from
+RECORD = ".lora_edu_copies.json"
 
 
-class Copies(NamedTuple):
-    """What `copy_course` did: pages that were copied, and own copies whose page has changed since (both by name)."""
+@dataclass
+class Copies:
+    """What `copy_course` did, by name: files that are new, that were renewed because nobody had touched them, and that arrived beside
+    a learner's changed one (its name → the name of the updated page)."""
 
-    made: list[str]
-    outdated: list[str]
+    made: list[str] = field(default_factory=list)
+    renewed: list[str] = field(default_factory=list)
+    beside: dict[str, str] = field(default_factory=dict)
+
+
+def course_folder() -> Path | None:
+    """The pages of the course as it is installed here; None where the module has come without them."""
+    root = course_root()
+    return root / FOLDER if root else None
+
+
+def learners_folder() -> Path:
+    """Where a learner's copies lie: `my_notebooks` in the clone. Of an installed package: the folder that one stands in where it is empty
+    or holds the copies already, else `my_notebooks` in it."""
+    root = course_root()
+    if root and in_clone():
+        return root / LEARNERS_FOLDER
+    here = Path.cwd()
+    if (here / RECORD).exists() or not any(not path.name.startswith(".") for path in here.iterdir()):
+        return here
+    return here / LEARNERS_FOLDER
 
 
 def copy_course(folder: Path = FOLDER, target: Path = LEARNERS_FOLDER) -> Copies:
-    """Copy every page that is not in `target` yet: chapters without outputs, solutions and pictures as they are.
+    """Bring the copies in `target` up to date with the pages in `folder`: chapters without outputs, solutions and pictures as they are.
 
-    A copy that is there is never touched. Pages with outputs are trusted, so that JupyterLab shows them as they were made.
+    A page that is not there is copied. One that has changed in the course is renewed if the copy is as it was made: its source the same,
+    and for a chapter no output in it. Else the new page arrives beside it, once, under a name of its own. A learner's file is never
+    written over. Pages with outputs are trusted, so that JupyterLab shows them as they were made.
     """
-    made, outdated = [], []
-    for page in chapters(folder=folder):
-        copy = target / page.relative_to(folder)
+    done, record = Copies(), _read_record(target)
+    for page in _files(folder):
+        name = page.relative_to(folder).as_posix()
+        copy, now = target / name, _identity(page)
         if not copy.exists():
-            _make(page, copy, cleared=page.parent == folder)
-            made.append(page.name)
-        elif _made_from(copy) not in ("", _identity(page)):
-            outdated.append(page.name)
-    for picture in (folder / "images").glob("*"):
-        if not (target / "images" / picture.name).exists():
-            (target / "images").mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(picture, target / "images" / picture.name)
-    return Copies(made, outdated)
+            done.made.append(page.name)
+        elif record.get(name) == now or _identity(copy) == now:
+            record[name] = now
+            continue
+        elif _untouched(copy, record.get(name), cleared=_is_chapter(page, folder)):
+            done.renewed.append(page.name)
+        else:
+            record[name], copy = now, _place_beside(copy, target, record)
+            done.beside[page.name] = copy.name
+        _make(page, copy, folder)
+        record[copy.relative_to(target).as_posix()] = now
+    write_whole(target / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    return done
 
 
 def fresh(chapter: str, folder: Path = FOLDER, target: Path = LEARNERS_FOLDER) -> tuple[Path, Path | None]:
@@ -58,39 +93,73 @@ def fresh(chapter: str, folder: Path = FOLDER, target: Path = LEARNERS_FOLDER) -
         raise NotebookError(f"{chapter!r} does not name one chapter in {folder}: give its number, as in CH=03")
     copy, kept = target / sources[0].name, None
     if copy.exists():
-        numbers = (n for n in range(1, 1000) if not _aside(copy, n).exists())
-        kept = copy.rename(_aside(copy, next(numbers)))
-    _make(sources[0], copy, cleared=True)
+        kept = copy.rename(next(place for place in _places(copy, "mine") if not place.exists()))
+    _make(sources[0], copy, folder)
+    record = _read_record(target) | {copy.name: _identity(copy)}
+    write_whole(target / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     return copy, kept
 
 
-def _aside(copy: Path, number: int) -> Path:
-    return copy.with_name(f"{copy.stem} (mine, {number}){copy.suffix}")
+def _files(folder: Path) -> list[Path]:
+    return [*chapters(folder=folder), *sorted(path for path in (folder / "images").glob("*") if path.is_file())]
 
 
-def _make(page: Path, copy: Path, cleared: bool) -> None:
+def _is_chapter(page: Path, folder: Path) -> bool:
+    return page.parent == folder
+
+
+def _places(copy: Path, whose: str) -> Iterator[Path]:
+    """Names beside `copy`: "03_the_lora_layer (mine, 1).ipynb" and so on."""
+    return (copy.with_name(f"{copy.stem} ({whose}, {number}){copy.suffix}") for number in range(1, 1000))
+
+
+def _place_beside(copy: Path, target: Path, record: dict[str, str]) -> Path:
+    """A name that is free, or that holds an earlier update which nobody has touched."""
+    for place in _places(copy, "updated"):
+        made = record.get(place.relative_to(target).as_posix())
+        if not place.exists() or _untouched(place, made, cleared=copy.parent == target):
+            return place
+    raise NotebookError(f"a thousand updates lie beside {copy}: remove those that you do not want")
+
+
+def _untouched(copy: Path, made: str | None, cleared: bool) -> bool:
+    """Whether `copy` is as it was made. What a learner has run counts as work: its outputs are theirs."""
+    if made is None or _identity(copy) != made:
+        return False
+    if not cleared or copy.suffix != ".ipynb":
+        return True
+    return not any(cell.get("outputs") for cell in nbformat.read(copy, as_version=4).cells)
+
+
+def _make(page: Path, copy: Path, folder: Path) -> None:
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    if page.suffix != ".ipynb":
+        shutil.copyfile(page, copy)
+        return
     notebook = read(page)
-    identity = _identity(page)
-    if cleared:
+    if _is_chapter(page, folder):
         for cell in notebook.cells:
             if cell.cell_type == "code":
                 cell.outputs, cell.execution_count = [], None
     clean(notebook)
-    notebook.metadata.setdefault("lora_edu", NotebookNode())[COPY_OF] = identity
-    copy.parent.mkdir(parents=True, exist_ok=True)
     write(notebook, copy)
-    if not cleared:
+    if not _is_chapter(page, folder):
         NotebookNotary().sign(notebook)
 
 
-def _identity(page: Path) -> str:
-    """Of what a learner reads and runs; outputs do not count."""
-    cells = nbformat.read(page, as_version=4).cells
-    return sha256("\0".join(cell.source for cell in cells).encode()).hexdigest()[:16]
+def _identity(file: Path) -> str:
+    """A hash of what a learner reads and runs; a page's outputs do not count. Of any other file, and of a page that is none any more, its bytes."""
+    if file.suffix == ".ipynb":
+        with suppress(ValueError, AttributeError, KeyError, TypeError):  # whatever a learner made of it, it is theirs
+            cells = nbformat.read(file, as_version=4).cells
+            return sha256("\0".join(cell.source for cell in cells).encode()).hexdigest()[:16]
+    return sha256(file.read_bytes()).hexdigest()[:16]
 
 
-def _made_from(copy: Path) -> str:
-    try:
-        return str(nbformat.read(copy, as_version=4).metadata.get("lora_edu", {}).get(COPY_OF, ""))
-    except (OSError, ValueError):
-        return ""  # whatever a learner did to it, it is theirs
+def _read_record(target: Path) -> dict[str, str]:
+    """{file: hash of what was copied}. Without a record that can be read every file that differs is a learner's."""
+    with suppress(OSError, ValueError):
+        record = json.loads((target / RECORD).read_text(encoding="utf-8"))
+        if isinstance(record, dict):
+            return {str(name): str(made) for name, made in record.items()}
+    return {}
