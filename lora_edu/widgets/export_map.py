@@ -154,4 +154,3 @@ def verdict(way: str, result: Ways) -> str:
     if folded:
         return f"Open: {WAYS[way]} holds it all; {', '.join(folded)}: folded into the numbers."
     return f"Open: {WAYS[way]} holds it as it is."
-

@@ -239,6 +239,7 @@ RIGHT = {  # in other styles
         lambda base, x, A, B, which, scale: base(x) + (x @ (scale[:, None, None] * B[which] @ A[which]).mT),
         lambda base, x, A, B, which, scale: torch.baddbmm(base(x), x @ A[which].mT, B[which].mT * scale.view(-1, 1, 1)),
         lambda *given: each_its_own(*given).numpy(),
+        lambda base, x, A, B, which, scale: each_its_own(base, x.double(), A.double(), B.double(), which, scale.double()),
         lambda base, x, A, B, which, scale: each_its_own(base, x, A, B, which.tolist(), scale),
         lambda *given: torch.inference_mode()(each_its_own)(*given),
     ],

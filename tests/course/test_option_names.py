@@ -31,7 +31,9 @@ def known():
 
 
 def unknown(settings, known):
-    return [(s.means, place) for s in settings for place, all in known.items() if (n := getattr(s, place)) and n not in all]
+    return [
+        (s.means, place) for s in settings for place, all in known.items() if (n := getattr(s, place)) and n not in all
+    ]
 
 
 def missed(settings, known):

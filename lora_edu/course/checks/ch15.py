@@ -229,7 +229,7 @@ def each_its_own(function: Callable[..., Any]) -> None:
             if not isinstance(batch, Tensor) or batch.shape[-1:] != (n_in,):
                 raise ValueError(f"base takes a batch (n, T, {n_in}), and got {kind(batch)}")
             seen.append(len(batch) if batch.dim() == 3 else 1)
-            return batch @ W.T
+            return (batch.to(W.dtype) @ W.T).to(batch.dtype)
 
         got = as_tensor(
             attempt(function, base, x, A, B, which, scale), x.new_zeros(n, T, n_out), "what `each_its_own` returns"
