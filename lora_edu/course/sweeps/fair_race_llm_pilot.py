@@ -21,7 +21,7 @@ from lora_edu.tasks import get_task
 
 RATES = {  # a factor of 2 apart
     "rsLoRA": (2.5e-4, 5e-4, 1e-3, 2e-3),
-    "LoRA+": (1.25e-4, 2.5e-4, 5e-4, 1e-3),
+    "LoRA+": (3.125e-5, 6.25e-5, 1.25e-4, 2.5e-4, 5e-4, 1e-3),
     "DoRA": (5e-4, 1e-3, 2e-3, 4e-3),
     "PiSSA": (2.5e-4, 5e-4, 1e-3, 2e-3),
 }
