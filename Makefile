@@ -1,6 +1,7 @@
 # Everything sets itself up first: a .venv, the packages that constraints.txt pins, the model. A second call skips what is done.
 #   make lab     open the course            make demo    fine-tune the real model, no browser, 5 minutes
 #   make check   lint, types, unit tests    make test    everything: also every notebook, and the widgets in a browser
+#   make site    the course as a website, in site/
 #   make fresh CH=03   a clean copy of a chapter to work in      make notebooks [CH=03]   run chapters and store their outputs
 # Options: PYTHON=python3.12 (which Python makes the .venv), TORCH_INDEX=<address> (take torch alone from that package index),
 #   WORKERS=4 (processes that share the tests, 2 if not said; each may take 3 GB).
@@ -15,7 +16,7 @@ QUIET := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 # A file's tests stay together: a notebook's cells share one kernel, and some files share a loaded model.
 PYTEST := $(QUIET) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: lab demo doctor check lint types unit test notebooks fresh fetch clean
+.PHONY: lab demo doctor check lint types unit test notebooks fresh fetch site clean
 .DEFAULT_GOAL := lab
 
 lab: fetch
@@ -62,6 +63,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --index-url $(TORCH_INDEX) --no-deps "$$(grep '^torch==' constraints.txt)")
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
+
+site: $(VENV)/installed
+	$(BIN)/python docs/build.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
