@@ -2,7 +2,7 @@
 
 llama.cpp's Llama turns neighbouring rows of a head (0 and 1, 2 and 3, …) against each other, transformers' row i and row i + d/2. The
 same weights therefore stand there in another order: q and k are permuted by head. Its Qwen keeps transformers' order. Nothing in either
-file says so, and a model written in the wrong order speaks fluently, and nonsense. Source: llama.cpp's conversion/llama.py and qwen.py.
+file says so, and a model written in the wrong order says nonsense, without an error. Source: llama.cpp's conversion/llama.py and qwen.py.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """A PEFT folder that every reader multiplies alike: scales folded into B, α = r, one rank. Chapter 15.
 
-PEFT reads use_rslora, rank_pattern and alpha_pattern; vLLM and llama.cpp's converter read one α and one r, and nothing else. With α = r
+PEFT reads use_rslora, rank_pattern and alpha_pattern; vLLM one α, one r and use_rslora, llama.cpp's converter one α alone. With α = r
 the scale is 1 by every rule, α/r or α/√r by pattern or not, and B holds what it was: B ← s B, padded with zeros to the largest rank.
 """
 
