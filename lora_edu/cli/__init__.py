@@ -14,7 +14,22 @@ import typer
 from typer.core import TyperGroup
 
 from lora_edu import __version__
-from lora_edu.cli import advise, answer, chat, combine, eval, export, extract, merge, resize, serve, setup, sweep, train
+from lora_edu.cli import (
+    advise,
+    answer,
+    bundle,
+    chat,
+    combine,
+    eval,
+    export,
+    extract,
+    merge,
+    resize,
+    serve,
+    setup,
+    sweep,
+    train,
+)
 from lora_edu.errors import LoRAEduError
 
 
@@ -84,6 +99,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "serve": serve.serve,
     "sweep": sweep.sweep,
     "fetch": setup.fetch,
+    "bundle": bundle.bundle,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)
