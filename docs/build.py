@@ -19,11 +19,14 @@ def build(target: Path, source: Path, only: str = "*") -> list[str]:
     from sphinx.cmd.build import build_main
     from staging import stage
 
+    made = source.parent / "html"  # myst-nb leaves a folder beside what it writes: not in the clone
     stage(source, only)
-    shutil.rmtree(target, ignore_errors=True)
+    shutil.rmtree(made, ignore_errors=True)
     status = build_main(
-        ["-q", "-b", "html", "-c", str(HERE), "-d", str(source.parent / "doctrees"), str(source), str(target)]
+        ["-q", "-b", "html", "-c", str(HERE), "-d", str(source.parent / "doctrees"), str(source), str(made)]
     )
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.move(made, target)
     for template in (target / "_static").glob("*webpack-macros.html"):  # of the theme's own making; no page
         template.unlink()
     return [*(["Sphinx gave up"] if status else []), *faults(target)]
