@@ -111,7 +111,7 @@ def wrong_bias(W, b, f, feedforward):
     return new, b * f if len(b) == len(f) else b * f.mean()
 
 
-RIGHT = {"12.1": [by_search], "12.2": [by_torch, token_by_token, behind], "12.3": [by_matrices]}
+RIGHT = {"12.1": [by_search], "12.3": [by_torch, token_by_token, behind], "12.2": [by_matrices]}
 ANSWERS = {
     "12.1": Answers(
         buys,
@@ -129,7 +129,7 @@ ANSWERS = {
             "another m": slip(3, lambda n, L, d, d_kv: 1000 + n),
         },
     ),
-    "12.2": Answers(
+    "12.3": Answers(
         with_prefix,
         lambda q, k, v, P_k, P_v: ...,
         {
@@ -148,7 +148,7 @@ ANSWERS = {
             "another attention": lambda *given: 2 * with_prefix(*given),
         },
     ),
-    "12.3": Answers(
+    "12.2": Answers(
         merged,
         lambda W, b, f, feedforward: ...,
         {
@@ -168,7 +168,7 @@ MORE_WRONG = [
     ("12.1", slip(0, lambda n, L, d, d_kv: n // (L * (d * d + d * d_kv))), "r·in·out"),
     ("12.1", slip(1, lambda n, L, d, d_kv: n // (2 * d_kv)), "one block only"),
     ("12.1", slip(3, lambda n, L, d, d_kv: n // (L * (2 * d + 1))), "the second bias is free"),
-    ("12.2", masked(lambda V: 10 * V), "tokens see what comes after them"),
-    ("12.3", lambda W, b, f, feedforward: (merged(W, b, f, not feedforward)[0], b) if W.shape[0] == W.shape[1] else merged(W, b, f, feedforward), "rows for columns"),
-    ("12.3", lambda W, b, f, feedforward: (merged(W, b, f, feedforward)[0], 0 * b), "the bias is gone"),
+    ("12.3", masked(lambda V: 10 * V), "tokens see what comes after them"),
+    ("12.2", lambda W, b, f, feedforward: (merged(W, b, f, not feedforward)[0], b) if W.shape[0] == W.shape[1] else merged(W, b, f, feedforward), "rows for columns"),
+    ("12.2", lambda W, b, f, feedforward: (merged(W, b, f, feedforward)[0], 0 * b), "the bias is gone"),
 ]  # fmt: skip

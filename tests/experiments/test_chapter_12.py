@@ -2,6 +2,7 @@
 
 import pytest
 
+from lora_edu.adapters import trainable_count
 from lora_edu.course.sweeps import neighbours, neighbours_digits, neighbours_pilot
 from lora_edu.course.sweeps.neighbours_pilot import METHODS, RATES
 from lora_edu.experiments import stored, table
@@ -61,3 +62,40 @@ def test_a_step_of_full_fine_tuning_takes_more_than_twice_loras_and_a_prompt_pay
     step = dict(zip(about["names"], tensors["step"][:, 0].tolist()))
     assert 2 < step["full fine-tuning"] / step["LoRA, r = 8, all-linear"] < 4
     assert step["prompt, 20 tokens"] < step["prompt, 100 tokens"]
+
+
+def test_a_third_of_the_rate_spares_the_prose():
+    race = table("neighbours")
+    for name, rate in neighbours.BELOW.items():
+        task, prose = (
+            [float(race.where(m, method=name, learning_rate=each).mean()) for each in (neighbours.CHOSEN[name], rate)]
+            for m in ("test", "general")
+        )
+        assert task[0] < task[1] and prose[1] < 5.2 and prose[0] > prose[1] + 2.5
+
+
+def test_on_the_digits_every_rank_is_behind_from_nothing_and_ia3_ahead_of_rank_one_with_fewer_numbers():
+    digits = table("neighbours_digits")
+
+    def at_best(base, method, metric="test_loss"):
+        losses = curve(digits, "valid_loss", base=base, method=method)
+        best = min(losses, key=losses.get)
+        rates = sorted(losses)
+        edge = best in (rates[0], rates[-1])
+        return digits.where(metric, base=base, method=method, learning_rate=best)[0], edge
+
+    edges = {(b, m) for b in neighbours_digits.BASES for m in neighbours_digits.METHODS if at_best(b, m)[1]}
+    assert edges == {("untrained", "BitFit"), ("untrained", "bottleneck, m = 8")}
+    full = at_best("untrained", "full fine-tuning")[0]
+    for r in neighbours_digits.RANKS:
+        assert at_best("untrained", f"LoRA, r = {r}")[0].min() > full.max()
+    assert float(at_best("untrained", "LoRA, r = 64")[0].mean() / full.mean()) < 2
+    numbers = {m: trainable_count(neighbours_digits.reader(), neighbours_digits.METHODS[m]) for m in ("IA³", "LoRA, r = 1")}
+    assert numbers["IA³"] < numbers["LoRA, r = 1"]
+    for base in neighbours_digits.BASES:
+        assert at_best(base, "IA³")[0].max() < at_best(base, "LoRA, r = 1")[0].min()
+    gap = [float(at_best("a reader", m)[0].mean()) for m in ("LoRA, r = 1", "full fine-tuning")]
+    for r in (4, 16, 64):
+        assert gap[0] - float(at_best("a reader", f"LoRA, r = {r}")[0].mean()) > 0.5 * (gap[0] - gap[1])
+    for method in ("LoRA, r = 4", "LoRA, r = 64", "full fine-tuning"):
+        assert at_best("a reader", method, "upright")[0].mean() < 0.3

@@ -91,7 +91,7 @@ def purchases(budget: int, L: int, d: int, d_kv: int) -> dict[str, dict[str, int
 
 
 @register(
-    "12.2",
+    "12.3",
     title="Keys that come from no token",
     stars=2,
     minutes=9,
@@ -156,12 +156,12 @@ def attended(q: Tensor, k: Tensor, v: Tensor, P_k: Tensor, P_v: Tensor) -> dict[
 
 
 @register(
-    "12.3",
+    "12.2",
     title="Into the weight with it",
     stars=1,
     minutes=6,
     task="IA³ gives diag(l)·(W x + b) at a key or value matrix, l of `out` numbers, and W·(l ⊙ x) + b at the MLP's second matrix, l of `in` numbers. "
-    "Write `merged(W, b, l, feedforward)`: the weight and the bias `(W_new, b_new)` of a plain layer that gives the same; `feedforward` is True at the MLP.",
+    "Write `merged(W, b, factors, feedforward)`, with l as `factors`: the weight and the bias `(W_new, b_new)` of a plain layer that gives the same; `feedforward` is True at the MLP.",
     wants="merged",
     shows="One plain layer, for square matrices too, and the bias scaled where it must be.",
     hints=(
