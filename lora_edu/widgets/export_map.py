@@ -30,6 +30,7 @@ _COLUMNS = {
     "gguf": "GGUF",
     "gguf-adapter": "GGUF adapter",
 }
+_LINES = 8  # room for the longest refusal that can be chosen, and the sentence below it
 _WIDE = 2 * max(RANKS)  # of the probe's matrices: wide enough for twice the highest rank
 
 
@@ -87,14 +88,14 @@ class ExportMap(Widget):
         return Ways(features_of(model, DEFAULT), refusal, misread(model, config))
 
     def draw(self, state: State, result: Ways) -> Canvas:
-        canvas = Canvas(WIDTH, 62 + 25 * len(RULES) + 128)
+        canvas = Canvas(WIDTH, 62 + 25 * len(RULES) + 24 + 18 * _LINES)
         left, wide = 330, 84
         canvas.text(12, 28, f"An adapter of rank {state['r']}, α = {state['r']}, and", 12)
         for column, (way, words) in enumerate(_COLUMNS.items()):
             x = left + wide * column
             if way == state["way"]:
                 canvas.rect(x - 2, 8, wide - 4, 34 + 25 * len(RULES), fill=WASH, stroke=RULE, width=1)
-            canvas.text(x + wide / 2 - 4, 28, words, 11, INK, "middle", bold=way == state["way"])
+            canvas.text(x + wide / 2 - 4, 28, words, 10.5, INK, "middle", bold=way == state["way"])
         for row, (key, rule) in enumerate(RULES.items()):
             y, has = 54 + 25 * row, key in result.features
             canvas.text(12, y, ("▸ " if has else "") + rule.words, 11, INK if has else MUTED, bold=has)
@@ -105,11 +106,12 @@ class ExportMap(Widget):
                 )
         y = 62 + 25 * len(RULES)
         said = verdict(state["way"], result)
-        for row, line in enumerate(wrapped(said, 12, WIDTH - 24)[:4]):
+        lines = wrapped(said, 12, WIDTH - 24)
+        for row, line in enumerate(lines):
             canvas.text(12, y + 16 + 18 * row, line, 12, VERMILION if result.refusal else GREEN)
         lost = f"A reader of the PEFT folder that knows factors and one α/r is {percent(result.misread)} off the trained update, without an error."
-        for row, line in enumerate(wrapped(lost, 12, WIDTH - 24)[:2]):
-            canvas.text(12, y + 96 + 18 * row, line, 12, bold=True)
+        for row, line in enumerate(wrapped(lost, 12, WIDTH - 24), len(lines)):
+            canvas.text(12, y + 24 + 18 * row, line, 12, bold=True)
         has_words = "; ".join(RULES[key].words for key in result.features) or "none of the listed features"
         canvas.alt = f"The adapter has: {has_words}. {said} {lost}"
         return canvas

@@ -3,6 +3,7 @@
 import pytest
 
 from lora_edu.errors import ExportError
+from lora_edu.plots.canvas import Text
 from lora_edu.serving.rules import REFUSED, RULES, WAYS, refuse
 from lora_edu.widgets import ExportMap
 from lora_edu.widgets.export_map import probe
@@ -45,3 +46,16 @@ def test_what_a_reader_of_one_scale_makes_of_it():
         0.73, abs=0.05
     )  # three quarters of v's share
     assert result(widget, alphas=False, dora=True).misread > 0.1
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_no_word_of_the_longest_refusal_is_cut_off(way):
+    widget = ExportMap()
+    for name in ("rslora", "ranks", "alphas", "dora", "whole"):
+        widget.controls[name].value = True
+    widget.controls["way"].value = way
+    canvas = widget.canvas()
+    lines = [item for item in canvas.items if isinstance(item, Text) and item.at[0] == 12]
+    assert max(line.at[1] for line in lines) + 8 <= canvas.height
+    shown = " ".join(line.text for line in lines)
+    assert all(words in shown for words in (widget._result().refusal, "without an error"))
