@@ -20,6 +20,7 @@ from lora_edu.cli import (
     bundle,
     chat,
     combine,
+    course,
     eval,
     export,
     extract,
@@ -103,6 +104,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)
+app.add_typer(course.course)
 
 
 def _plain_warning(message: Warning | str, *_: Any) -> str:

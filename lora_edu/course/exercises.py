@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lora_edu.course import store
+from lora_edu.course import cases, store
 from lora_edu.course.card import SIGNS, Card, inline, sentence
 from lora_edu.course.open_parts import (
     MOST_NAMED,
@@ -108,8 +108,11 @@ def find(id: str) -> Exercise:
 
 
 def generator() -> torch.Generator:
-    """Random numbers for a checker: new ones for a learner, the same ones on every run of a test."""
-    return torch.Generator().manual_seed(0 if store.is_off() else secrets.randbits(31))
+    """Random numbers for a checker: new ones for a learner, their own for a seat, the same ones on every run of a test."""
+    number = cases.drawn()
+    if number is None:
+        number = 0 if store.is_off() else secrets.randbits(31)
+    return torch.Generator().manual_seed(number)
 
 
 def shapes(values: tuple[Any, ...]) -> str:
@@ -250,7 +253,8 @@ def check(id: str, *answers: Any) -> Result:
         left = [place for name, answer in zip(exercise.wants.split(", "), answers) for place in open_in(answer, name)]
         if left:
             raise NotAttempted(*(left if len(left) < sum(map(parts_of, answers)) else ()))
-        exercise.checker(*answers)
+        with cases.drawing_for(id):
+            exercise.checker(*answers)
         result = Result(exercise, "passed", exercise.shows)
     except KeyboardInterrupt:
         raise
@@ -298,9 +302,8 @@ def hint(id: str) -> Card:
     if step == 0:
         return Card(f"{len(this.hints)} hints wait: run this cell again for the first.")
     if step > len(this.hints):
-        return Card(
-            f"· No more hints. The answer is in the notebook of chapter {id[:2]} in `solutions`, beside this one."
-        )
+        where = f"The answer is in the notebook of chapter {id[:2]} in `solutions`, beside this one."
+        return Card(f"· No more hints. {'Your teacher has the answer.' if cases.has_seat() else where}")
     rest = len(this.hints) - step
     more = f" ({rest} more: run the cell again.)" if rest else " (This was the last one; after it, the solution.)"
     return Card(f"Hint {step} of {len(this.hints)}: {this.hints[step - 1]}{more}")
