@@ -2,6 +2,7 @@
 
 import ast
 import builtins
+import symtable
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -55,7 +56,7 @@ def parse(source: str) -> ast.Module | None:
 
 
 def program(notebook: NotebookNode, exercise: str) -> str | None:
-    """What has to run for one answer: its cell, and of the cells above it those that bind a name it needs, and what those need.
+    """What has to run for one answer: its cell, and of what stands above it the statements that bind a name it needs, and what those need.
 
     Calls that only ask or tell (`predict(…)`, `hint(…)`), and magics, are left out; `check("03.2", f)` has become `hand_in("03.2", f)`.
     None where the page has no such answer. An answer that is no Python raises SyntaxError.
@@ -70,18 +71,52 @@ def program(notebook: NotebookNode, exercise: str) -> str | None:
         if broken and parse(broken[-1]) is None:
             ast.parse(broken[-1])
         return None
-    needed: set[str] = set()
-    parts: list[str] = []
-    for index in range(answer.place, -1, -1):
-        cell = notebook.cells[index]
-        tree = parse(cell.source) if cell.cell_type == "code" else None
-        if tree is None:
-            continue
-        tree.body = [kept for statement in tree.body if (kept := _kept(statement, exercise))]
-        if index == answer.place or bound(tree) & needed:
-            needed = (needed - bound(tree)) | used(tree)
-            parts.append(ast.unparse(tree))
-    return "\n\n".join(reversed(parts))
+    own = _body(notebook.cells[answer.place].source, exercise)
+    above = [
+        each
+        for cell in notebook.cells[: answer.place]
+        if cell.cell_type == "code"
+        for each in _body(cell.source, exercise)
+    ]
+    late: set[str] = set()  # what functions read when they are called, and so as it is at the page's end
+    while True:
+        kept = _leant_on(own, above, late)
+        read = set().union(*(used(each) for each in kept if isinstance(each, _FUNCTIONS)))
+        if read <= late:
+            break
+        late |= read
+    return ast.unparse(ast.Module(kept[::-1], []))
+
+
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+
+def _leant_on(own: list[ast.stmt], above: list[ast.stmt], late: set[str]) -> list[ast.stmt]:
+    """Last first: the answer's own statements, and those above that bind what it needs or one of the names `late`."""
+    needed = set(late)
+    kept: list[ast.stmt] = []
+    for statement in [*reversed(own), *reversed(above)]:
+        gives = bound(statement)
+        if len(kept) < len(own) or gives & needed:
+            anew = gives if _binds_anew(statement) else set()
+            needed = (needed - anew) | (used(statement) - (anew if isinstance(statement, _FUNCTIONS) else set()))
+            kept.append(statement)
+    return kept
+
+
+def _body(source: str, exercise: str) -> list[ast.stmt]:
+    tree = parse(source)
+    return [kept for statement in tree.body if (kept := _kept(statement, exercise))] if tree else []
+
+
+def _binds_anew(statement: ast.stmt) -> bool:
+    """Whether what a name meant before does not matter any more: not after `rows.append(…)`, `x += 1`, or a branch."""
+    match statement:
+        case ast.Assign(targets=targets):
+            return all(isinstance(node, ast.Name | ast.Tuple | ast.List) for node in targets)
+        case ast.FunctionDef() | ast.ClassDef() | ast.Import() | ast.ImportFrom() | ast.AnnAssign():
+            return True
+    return False
 
 
 def _kept(statement: ast.stmt, exercise: str) -> ast.stmt | None:
@@ -97,9 +132,18 @@ def _kept(statement: ast.stmt, exercise: str) -> ast.stmt | None:
     return statement
 
 
-def bound(tree: ast.AST) -> set[str]:
-    """The names that a cell gives a meaning to, at its own level."""
-    return set(_bound(tree))
+def bound(statement: ast.stmt) -> set[str]:
+    """The names that a statement gives a meaning to, or changes what they hold (`layer.B = …`, `rows.append(…)`)."""
+    match statement:
+        case ast.Expr(value=ast.Call(func=ast.Attribute() as function)):
+            root: ast.AST = function
+            while isinstance(root, ast.Attribute | ast.Subscript | ast.Call):
+                root = root.func if isinstance(root, ast.Call) else root.value
+            return {root.id} if isinstance(root, ast.Name) and root.id not in _MODULES else set()
+    return set(_bound(ast.Module([statement], [])))
+
+
+_MODULES = {"torch", "nn", "plt", "np"}  # a call of theirs changes none of the page's values
 
 
 def _bound(node: ast.AST) -> Iterator[str]:
@@ -107,6 +151,8 @@ def _bound(node: ast.AST) -> Iterator[str]:
         match child:
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
                 yield name
+                continue
+            case ast.Lambda() | ast.ListComp() | ast.SetComp() | ast.DictComp() | ast.GeneratorExp():
                 continue
             case ast.Import(names=names) | ast.ImportFrom(names=names):
                 yield from ((each.asname or each.name).split(".")[0] for each in names)
@@ -116,14 +162,24 @@ def _bound(node: ast.AST) -> Iterator[str]:
                 ast.Attribute(value=ast.Name(id=name), ctx=ast.Store())
                 | ast.Subscript(value=ast.Name(id=name), ctx=ast.Store())
             ):
-                yield name  # `layer.B = …` is part of what `layer` is
+                yield name
         yield from _bound(child)
 
 
-def used(tree: ast.AST) -> set[str]:
-    """The names that a cell reads, in its functions too."""
-    read = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
-    return read - vars(builtins).keys()
+def used(statement: ast.stmt) -> set[str]:
+    """The page's names that a statement reads, in its functions too; a function's own variables are none of the page's."""
+    found: set[str] = set()
+
+    def walk(table: symtable.SymbolTable) -> None:
+        for symbol in table.get_symbols():
+            outermost = table.get_type() == "module"
+            if symbol.is_referenced() and (outermost or symbol.is_global()):
+                found.add(symbol.get_name())
+        for inner in table.get_children():
+            walk(inner)
+
+    walk(symtable.symtable(ast.unparse(statement), "<cell>", "exec"))
+    return found - vars(builtins).keys()
 
 
 def _name(function: ast.AST) -> str:

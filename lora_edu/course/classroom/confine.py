@@ -158,7 +158,7 @@ def _shut(libc: ctypes.CDLL, folder: Path, limits: Limits, hidden: tuple[Path, .
 
     if libc.mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None) != 0:
         return []
-    covered = [cover(path, "size=4k,mode=0755") for path in hidden if path.is_dir()]
+    covered = [cover(path, "size=4k,mode=0755") or not os.access(path, os.R_OK) for path in hidden]
     closed = _MountAttr(_RDONLY, 0, 0, 0)
     shut = (
         libc.syscall(_SYS_MOUNT_SETATTR, _AT_FDCWD, b"/", _AT_RECURSIVE, ctypes.byref(closed), ctypes.sizeof(closed))

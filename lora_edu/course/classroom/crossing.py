@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-MOST_BYTES = 64_000_000  # of one message
+MOST_BYTES = 16_000_000  # of one message
 _DEEP = 40  # levels of lists in lists
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype

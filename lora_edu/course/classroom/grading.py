@@ -182,5 +182,5 @@ def _page(graded: Graded) -> Iterator[str]:
             yield "</table>"
     if inside := sorted({row.verdict.exercise for row in graded.rows if row.verdict.judged_by == ITSELF}):
         yield f"<h2>How far to trust this</h2><p>Judged by the answer's own process, not by the grader: {', '.join(inside)}.</p>"
-    yield "".join(f"<p>{html.escape(sentence)}</p>" for sentence in (*graded.open_to, *graded.unreadable))
+    yield "".join(f"<p>{html.escape(sentence)}</p>" for sentence in graded.open_to)
     yield "</html>"

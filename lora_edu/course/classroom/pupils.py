@@ -24,6 +24,7 @@ from lora_edu.course.classroom.crossing import CannotCross, encode
 from lora_edu.course.classroom.roster import ClassroomError
 from lora_edu.course.classroom.wire import Silence, receive, send
 from lora_edu.course.open_parts import Wrong
+from lora_edu.models.cache import cache_dir
 
 HANGS, LEAVES, DIES, MEMORY, OUTPUT, FORGES = (
     "it does not come to an end",
@@ -34,7 +35,7 @@ HANGS, LEAVES, DIES, MEMORY, OUTPUT, FORGES = (
     "what it says to the grader is no message",
 )
 _START = "import socket, sys; sys.path[:0] = [sys.argv[2]]; from lora_edu.course.classroom.pupil import nursery; nursery(socket.socket(fileno=int(sys.argv[1])))"
-_KEPT = ("PATH", "LANG", "LC_ALL", "LORA_EDU_CACHE", "SYSTEMROOT", "LD_LIBRARY_PATH")  # of the teacher's environment
+_KEPT = ("PATH", "LANG", "LC_ALL", "SYSTEMROOT", "LD_LIBRARY_PATH")  # of the teacher's environment
 
 
 class Gone(BaseException):
@@ -48,7 +49,7 @@ class Nursery:
         self.limits, self.hidden = limits, [path.resolve() for path in hidden]
         self.line, theirs = socket.socketpair()
         environment = {name: os.environ[name] for name in _KEPT if name in os.environ} | {
-            "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "LORA_EDU_PROGRESS": "off", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1",
+            "LORA_EDU_CACHE": str(cache_dir()), "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "LORA_EDU_PROGRESS": "off", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1",
         }  # fmt: skip
         home = str(Path(lora_edu.__file__).parents[1])
         self.process = subprocess.Popen(
@@ -101,7 +102,12 @@ class Pupil:
 
     def load(self, code: str) -> str:
         """Run the answer's code. "" when it ran, and `answers` says what it handed in; else what it raised."""
-        reply = self._ask(None)
+        try:
+            reply = self._ask(None)
+        except Gone:
+            os.lseek(self._printed, 0, os.SEEK_SET)
+            printed = os.read(self._printed, 2_000).decode(errors="replace").strip() or "it says nothing"
+            raise ClassroomError(f"the process that runs an answer could not be set up: {printed}") from None
         if reply.get("blind"):
             raise ClassroomError(
                 f"a process that gives up the rights of {getpass.getuser()} cannot read {reply['blind'][0]}: grade as an ordinary user, "

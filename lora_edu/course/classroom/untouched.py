@@ -31,7 +31,8 @@ def look() -> Seen:
     for space in (*_ours(), *_OTHERS):
         for name, thing in list(vars(space).items()):
             if callable(thing):
-                seen[space.__name__, name] = (thing, _insides(thing))
+                where = f"{space.__module__}.{space.__qualname__}" if inspect.isclass(space) else space.__name__
+                seen[where, name] = (thing, _insides(thing))
     return seen
 
 

@@ -10,15 +10,16 @@ import nbformat
 import psutil
 import pytest
 from helpers import NOTEBOOKS, ROOT
-from pages import LAYER, MERGED, page_with
+from one_answer import LAYER, MERGED, page_with
 
 from lora_edu.course.classroom.answer_cells import answers
 from lora_edu.course.classroom.confine import SHIELDS, Limits
 from lora_edu.course.classroom.judge import GRADER, HELD_BACK, INSIDE, ITSELF, judge
 from lora_edu.course.classroom.pupils import DIES, FORGES, HANGS, LEAVES, MEMORY, OUTPUT, Nursery
-from lora_edu.course.exercises import exercises
+from lora_edu.course.classroom.roster import ClassroomError
+from lora_edu.course.exercises import check, exercises
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the grader needs a Unix")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="the grader needs a Unix")]
 SOLUTIONS = sorted((NOTEBOOKS / "solutions").glob("*.ipynb"))
 BY_ITSELF = {
     "04.3",
@@ -54,7 +55,10 @@ def test_an_untouched_page_is_not_attempted(nursery, path):
 def test_a_bug_has_its_name_and_a_right_answer_for_one_size_fails_what_is_held_back(nursery):
     said = verdict(nursery, MERGED.replace("alpha / r", "alpha"))
     assert (said.status, said.bug, said.held_back) == ("wrong", "α is not divided by r", 0)
-    once = "calls = []\ndef merged_weight(W0, A, B, alpha, r):\n    calls.append(1)\n    return W0 + (alpha / r if len(calls) < 4 else 1) * B @ A"
+    calls: list[int] = []
+    check("03.4", lambda W0, A, B, alpha, r: calls.append(1) or W0 + alpha / r * B @ A)
+    once = "calls = []\ndef merged_weight(W0, A, B, alpha, r):\n    calls.append(1)\n"
+    once += f"    return W0 + (alpha / r if len(calls) <= {len(calls)} else 1) * B @ A"
     said = verdict(nursery, once)
     assert said.status == "passed" and said.held_back < HELD_BACK and not said.solved and "held back" in said.message
 
@@ -69,7 +73,7 @@ HARM = {
     "eats memory": ("def merged_weight(*given):\n    return bytearray(10**10)", MEMORY),
     "prints a gigabyte": ("def merged_weight(*given):\n    for _ in range(1000): print('x' * 10**6)", OUTPUT),
     "writes a gigabyte": ("def merged_weight(*given):\n    open('big', 'wb').write(bytes(10**9))", OUTPUT),
-    "returns a gigabyte": ("def merged_weight(*given):\n    return 'x' * 10**8", "it raises an error"),
+    "returns a gigabyte": ("def merged_weight(*given):\n    return 'x' * 10**8", None),  # refused, or too late
     "is no Python": ("def merged_weight(W0, A, B, alpha, r):\n    return (", "its code is no Python"),
     "fails to load": (f"1 / 0\n{MERGED}", "its code does not run"),
     "kills whom it can": (f"import os, signal\nos.kill(-1, signal.SIGKILL)\n{MERGED}", "its code does not run"),
@@ -170,3 +174,12 @@ def test_what_a_teacher_may_want_to_read_is_named(nursery):
 
 def test_who_is_judged_by_itself_is_an_exercise():
     assert set(exercises()) >= BY_ITSELF and Path(OUTSIDE).exists()
+
+
+def test_a_wall_that_cannot_be_built_is_the_graders_fault_and_no_students():
+    broken = Nursery(Limits(seconds=20.0, output="much"), ())  # type: ignore[arg-type]
+    try:
+        with pytest.raises(ClassroomError, match="could not be set up"):
+            verdict(broken, MERGED)
+    finally:
+        broken.close()
