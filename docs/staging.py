@@ -15,13 +15,20 @@ import reference
 from lora_edu.course.chapters import CHAPTERS
 
 ROOT = Path(__file__).resolve().parents[1]
-TEXTS = ("CONTRIBUTING.md", "CHANGELOG.md", "AGENTS.md", "LICENSE-TEXT.md", "lora_edu/tasks/README.md")
-LINKED = (
+TEXTS = (
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "AGENTS.md",
+    "LICENSE-TEXT.md",
+    "lora_edu/tasks/README.md",
+    "hosted/colab.ipynb",
+)
+LINKED = (  # files that pages link to or show
     "LICENSE",
     "CITATION.cff",
     ".github/workflows/ci.yml",
     "notebooks/images/*",
-)  # files that pages link to or show
+)
 ROW = re.compile(
     r"^\| (?:\*\*(?P<part>.+?)\*\* )?\| \[(?P<title>[^\]]+)\]\((?P<page>notebooks/\S+)\.ipynb\)", re.MULTILINE
 )
@@ -53,7 +60,7 @@ def stage(target: Path, only: str = "*") -> list[str]:
     _write(target / "glossary.md", glossary())
     _write(target / "widgets.md", gallery(target / "pictures", pages))
     documents = [page.relative_to(ROOT).with_suffix("").as_posix() for page in pages]
-    _write(target / "index.md", front(documents, [name.removesuffix(".md") for name in texts]))
+    _write(target / "index.md", front(documents, [Path(name).with_suffix("").as_posix() for name in texts]))
     return documents
 
 

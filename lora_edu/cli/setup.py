@@ -26,6 +26,14 @@ def lab(
         ),
     ] = None,
     copy_only: Annotated[bool, typer.Option("--copy-only", help="Bring the copies up to date, open nothing.")] = False,
+    install: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="Begin each new copy with a cell that installs SOURCE (a wheel, an address that pip takes) where the course is missing: "
+            "for a service that gives every page a machine of its own.",
+        ),
+    ] = None,
 ) -> None:
     """Open the course in JupyterLab: your own copies of its pages, which are made the first time and never written over.
 
@@ -33,7 +41,7 @@ def lab(
 
     Example: `lora-edu lab --no-browser --port 8890`
     """
-    own = up_to_date_copies(folder)
+    own = up_to_date_copies(folder, install)
     if copy_only:
         return
     command = lab_command(own, browser, port)
@@ -70,12 +78,12 @@ def _course() -> Path:
     return course
 
 
-def up_to_date_copies(folder: Path | None = None) -> Path:
+def up_to_date_copies(folder: Path | None = None, install: str | None = None) -> Path:
     """Make the learner's copies, or bring them up to date, and say what was done. Returns their folder."""
     from lora_edu.course.notebooks.learner import copy_course, learners_folder
 
     own = (folder or learners_folder()).absolute()
-    done = copy_course(_course(), own)
+    done = copy_course(_course(), own, install)
     typer.echo(f"Your copies are in {own}" + (f" ({counted(len(done.made), 'file')} new)." if done.made else "."))
     if done.renewed:
         typer.echo(f"Changed in the course, not touched by you, and therefore renewed: {', '.join(done.renewed)}.")

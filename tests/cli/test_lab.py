@@ -8,6 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from helpers import NOTEBOOKS, ROOT
+from IPython.core.inputtransformer2 import TransformerManager
 from nbformat.sign import NotebookNotary
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
@@ -147,6 +148,21 @@ def test_work_is_never_written_over_and_the_new_page_arrives_beside_it_once(work
     release("03_layer.ipynb", "# Fifth")
     assert copy_course(folder, own) == Copies(beside={mine.name: "03_layer (updated, 2).ipynb"})
     assert mine.read_bytes() == before and beside.read_bytes() == kept
+
+
+def test_a_page_for_a_machine_of_its_own_begins_by_installing_the_course(course, own):
+    folder, release = course
+    copy_course(folder, own, install="/content/drive/MyDrive/lora_edu-1.whl")
+    first, title_cell, *_ = nbformat.read(own / "03_layer.ipynb", as_version=4).cells
+    assert "drive.mount" in first.source and '%pip install -q "/content/drive/MyDrive/lora_edu-1.whl"' in first.source
+    assert title_cell.source == "# A page"
+    assert copy_course(folder, own) == Copies()  # that cell is nobody's work
+    release("03_layer.ipynb", "# Second")
+    assert copy_course(folder, own, install="git+https://else.where/x") == Copies(renewed=["03_layer.ipynb"])
+    first = nbformat.read(own / "03_layer.ipynb", as_version=4).cells[0]
+    code = TransformerManager().transform_cell(first.source)  # IPython's magic becomes Python
+    compile(code, "the installing cell", "exec")
+    assert "git+https" in first.source and "drive" not in first.source
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", None])

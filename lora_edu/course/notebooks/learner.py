@@ -16,7 +16,9 @@ from hashlib import sha256
 from pathlib import Path
 
 import nbformat
+from nbformat import NotebookNode
 from nbformat.sign import NotebookNotary
+from nbformat.v4 import new_code_cell
 
 from lora_edu.course.home import course_root, in_clone
 from lora_edu.course.notebooks.files import FOLDER, chapters, clean, read, write
@@ -25,6 +27,7 @@ from lora_edu.files import write_whole
 
 LEARNERS_FOLDER = Path("my_notebooks")
 RECORD = ".lora_edu_copies.json"
+_INSTALLS = "lora_edu_installs"  # in the metadata of a cell that is not the page's own
 
 
 @dataclass
@@ -55,12 +58,15 @@ def learners_folder() -> Path:
     return here / LEARNERS_FOLDER
 
 
-def copy_course(folder: Path = FOLDER, target: Path = LEARNERS_FOLDER) -> Copies:
+def copy_course(folder: Path = FOLDER, target: Path = LEARNERS_FOLDER, install: str | None = None) -> Copies:
     """Bring the copies in `target` up to date with the pages in `folder`: chapters without outputs, solutions and pictures as they are.
 
     A page that is not there is copied. One that has changed in the course is renewed if the copy is as it was made: its source the same,
     and for a chapter no output in it. Else the new page arrives beside it, once, under a name of its own. A learner's file is never
     written over. Pages with outputs are trusted, so that JupyterLab shows them as they were made.
+
+    install: what pip can install the course from. Each page that is copied then begins with a cell that does so where the course is not
+    there: for a service that gives every page a machine of its own.
     """
     done, record = Copies(), _read_record(target)
     for page in _files(folder):
@@ -76,7 +82,7 @@ def copy_course(folder: Path = FOLDER, target: Path = LEARNERS_FOLDER) -> Copies
         else:
             record[name], copy = now, _place_beside(copy, target, record)
             done.beside[page.name] = copy.name
-        _make(page, copy, folder)
+        _make(page, copy, folder, install)
         record[copy.relative_to(target).as_posix()] = now
     write_whole(target / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     return done
@@ -131,7 +137,7 @@ def _untouched(copy: Path, made: str | None, cleared: bool) -> bool:
     return not any(cell.get("outputs") for cell in nbformat.read(copy, as_version=4).cells)
 
 
-def _make(page: Path, copy: Path, folder: Path) -> None:
+def _make(page: Path, copy: Path, folder: Path, install: str | None = None) -> None:
     copy.parent.mkdir(parents=True, exist_ok=True)
     if page.suffix != ".ipynb":
         shutil.copyfile(page, copy)
@@ -142,9 +148,20 @@ def _make(page: Path, copy: Path, folder: Path) -> None:
             if cell.cell_type == "code":
                 cell.outputs, cell.execution_count = [], None
     clean(notebook)
+    if install:
+        notebook.cells.insert(0, _installing(install))
     write(notebook, copy)
     if not _is_chapter(page, folder):
         NotebookNotary().sign(notebook)
+
+
+def _installing(source: str) -> NotebookNode:
+    """A cell that installs the course from `source`, an address or a wheel, on a machine that has it not."""
+    lines = ["try:", "    import lora_edu  # is the course there?", "except ImportError:"]
+    if source.startswith("/content/drive/"):  # Colab's own way to the files of its user
+        lines += ["    from google.colab import drive", '    drive.mount("/content/drive")']
+    metadata = {_INSTALLS: True, "jupyter": {"source_hidden": True}}
+    return new_code_cell("\n".join([*lines, f'    %pip install -q "{source}"']), metadata=metadata)
 
 
 def _identity(file: Path) -> str:
@@ -152,7 +169,9 @@ def _identity(file: Path) -> str:
     if file.suffix == ".ipynb":
         with suppress(ValueError, AttributeError, KeyError, TypeError):  # whatever a learner made of it, it is theirs
             cells = nbformat.read(file, as_version=4).cells
-            return sha256("\0".join(cell.source for cell in cells).encode()).hexdigest()[:16]
+            return sha256(
+                "\0".join(cell.source for cell in cells if not cell.metadata.get(_INSTALLS)).encode()
+            ).hexdigest()[:16]
     return sha256(file.read_bytes()).hexdigest()[:16]
 
 
