@@ -49,7 +49,7 @@ def test_conda_and_pip_ask_for_the_same():
     assert conda.pop("python") == PROJECT["requires-python"]
     assert conda.pop("pip") == ""
     assert conda == {name: str(r.specifier) for name, r in requirements(PROJECT["dependencies"]).items()}
-    assert [line for line in listed if isinstance(line, dict)] == [{"pip": ["-e ."]}]
+    assert [line for line in listed if isinstance(line, dict)] == [{"pip": ["-e .[course]"]}]
 
 
 def test_every_dependency_is_a_range_with_a_pin_inside_it():
@@ -146,7 +146,7 @@ def test_the_table_of_chapters_is_that_of_the_course():
             assert stated is None or minutes.startswith(stated[1]), f"chapter {number} says {stated[1]} minutes"
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "AGENTS.md", "LICENSE-TEXT.md"])
+@pytest.mark.parametrize("page", ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "AGENTS.md", "LICENSE-TEXT.md"])
 def test_links_lead_somewhere(page):
     text = re.sub(r"<!--.*?-->", "", (ROOT / page).read_text(), flags=re.DOTALL)
     for target in re.findall(r"\]\(([^)#\s]+)", text):

@@ -58,7 +58,7 @@ def test_the_files_of_binder_are_there():
     [constraints] = [line.removeprefix("-c ") for line in lines if line.startswith("-c ")]
     assert (
         ROOT / "binder" / constraints
-    ).is_file() and "-e ." in lines  # pip takes the first from this file, the second from the clone
+    ).is_file() and "-e .[course]" in lines  # pip takes the first from this file, the second from the clone
     assert os.access(ROOT / "binder" / "postBuild", os.X_OK)
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -86,12 +87,18 @@ def test_the_version_is_one():
     assert "version" in project["project"]["dynamic"]
     assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "lora_edu.__version__"}
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == __version__
+    assert re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[0] == __version__
+    assert re.findall(r"lora_edu-(\S+?)-py3", (ROOT / "README.md").read_text()) == [__version__]
 
 
 def brought() -> set[str]:
-    """Top-level modules that an installation without extras brings, followed through what is installed here."""
+    """Top-level modules that an installation with the extra `course` brings, followed through what is installed here."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    waiting, seen = [Requirement(line) for line in project["dependencies"]], {"lora-edu"}
+    extras = project["optional-dependencies"]
+    waiting, seen = (
+        [Requirement(line) for line in [*project["dependencies"], *extras["course"], *extras["serve"]]],
+        {"lora-edu"},
+    )
     while waiting:
         requirement = waiting.pop()
         name = canonicalize_name(requirement.name)
@@ -102,7 +109,7 @@ def brought() -> set[str]:
     return {
         module
         for module, homes in metadata.packages_distributions().items()
-        if {canonicalize_name(h) for h in homes} & seen
+        if {canonicalize_name(home) for home in homes} & seen
     }
 
 
@@ -120,10 +127,12 @@ def imported(source: str) -> set[str]:
 
 
 def test_what_a_page_imports_comes_with_the_course():
-    """A learner has no extras: a page that wanted one would stop in the middle."""
+    """A learner has no other extras: a page that wanted one would stop in the middle."""
     there = brought() | sys.stdlib_module_names
     for page in chapters(folder=NOTEBOOKS):
         for cell in json.loads(page.read_text("utf-8"))["cells"]:
             if cell["cell_type"] == "code":
                 missing = imported("".join(cell["source"])) - there
-                assert not missing, f"{page.name} imports {missing}, which `pip install lora-edu` does not bring"
+                assert not missing, (
+                    f"{page.name} imports {missing}, which `pip install 'lora-edu[course]'` does not bring"
+                )

@@ -28,7 +28,8 @@ def bundle(
         typer.Option(help="Leave this package out, and what only it brings; the machines must have it. Repeatable."),
     ] = None,
     extra: Annotated[
-        list[str] | None, typer.Option(help="Bring what this extra needs, too: serve. Repeatable.")
+        list[str] | None,
+        typer.Option(help="Bring what these extras need; course, which chapter 15 wants, if none is named."),
     ] = None,
     model: Annotated[bool, typer.Option(help="Bring the model (93 MB).")] = True,
     wheel: Annotated[
@@ -49,7 +50,7 @@ def bundle(
     wheels.mkdir(parents=True, exist_ok=True)
     course = own_wheel(wheels, wheel)
     typer.echo("Asking the package index what is needed …")
-    wanted = needed(resolution(course, extra or []), set(map(_plain, without or [])))
+    wanted = needed(resolution(course, extra or ["course"]), set(map(_plain, without or [])))
     typer.echo(f"Collecting {counted(len(wanted), 'package')} …")
     _pip(["wheel", "--no-deps", f"--wheel-dir={wheels}", *wanted], "the packages could not be collected")
     if model:
