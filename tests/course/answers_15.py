@@ -169,8 +169,8 @@ ANSWERS = {
         lambda A, B, alpha, rslora, R: ...,
         {
             "the scale is forgotten": scaled(lambda r, R, alpha, rslora: 1.0),
-            "√r for neither": scaled(lambda r, R, alpha, rslora: alpha / r),
-            "√r for all": scaled(lambda r, R, alpha, rslora: alpha / r**0.5),
+            "√r is left out": scaled(lambda r, R, alpha, rslora: alpha / r),
+            "√r without rsLoRA": scaled(lambda r, R, alpha, rslora: alpha / r**0.5),
             "the two scales are mixed up": scaled(lambda r, R, alpha, rslora: scale(r, alpha, not rslora)),
             "the scale counts twice": lambda A, B, alpha, rslora, R: [
                 scale(len(A), alpha, rslora) * F.pad(A, (0, 0, 0, R - len(A))), fold(A, B, alpha, rslora, R)[1],
@@ -256,6 +256,7 @@ MORE_WRONG = [  # beyond those that are planted above
     ("15.1", scaled(lambda r, R, alpha, rslora: 0.0), "the update is lost"),
     ("15.1", scaled(lambda r, R, alpha, rslora: 0.77), "another scale"),
     ("15.1", repeated, "the padding adds"),
+    ("15.1", lambda *given: (fold(*given)[0], filled(*given)[1]), "different ends"),
     ("15.1", lambda *given: [M.bfloat16() for M in fold(*given)], "too few digits"),
     ("15.1", lambda *given: fold(*given)[0], "not a pair"),
     ("15.1", lambda *given: fold(*given)[::-1], "B′ comes first"),
@@ -268,6 +269,7 @@ MORE_WRONG = [  # beyond those that are planted above
     ("15.2", lambda rows, heads: torch.cat([rows[::2], rows[1::2]]), "the way back, and all rows as one head"),
     ("15.2", regrouped(lambda rows, heads, d, rest: rows.reshape(heads, d, *rest).flip(1)), "another order inside them"),
     ("15.2", lambda rows, heads: numbers(rows, heads), "the row numbers"),
+    ("15.2", lambda rows, heads: torch.tensor(numbers(rows, heads)), "the row numbers"),
     ("15.2", lambda rows, heads: rows.reshape(heads, 2, -1).transpose(1, 2).reshape(rows.shape), "columns are mixed"),
     ("15.2", lambda rows, heads: to_pairs(rows, 2 * heads) if len(rows) % (4 * heads) == 0 else rows, "the right heads"),
     ("15.3", lambda base, x, A, B, which, scale: base(x) + parts(x[which % len(x)], A, B, which, scale), "wrong in others"),

@@ -78,8 +78,8 @@ def _shaped(name: str, found: tuple[int, ...], shape: tuple[int, int], r: int, R
 # What each way to get the scale wrong multiplies B A by.
 _SCALES: dict[str, Callable[[int, int, float, bool], float]] = {
     "the scale is forgotten": lambda r, R, alpha, rslora: 1.0,
-    "√r for neither: α/r in all layers": lambda r, R, alpha, rslora: alpha / r,
-    "√r for all: α/√r in all layers": lambda r, R, alpha, rslora: alpha / r**0.5,
+    "rsLoRA's √r is left out": lambda r, R, alpha, rslora: alpha / r,
+    "√r without rsLoRA, too": lambda r, R, alpha, rslora: alpha / r**0.5,
     "the two scales are mixed up": lambda r, R, alpha, rslora: alpha / r if rslora else alpha / r**0.5,
     "the scale counts twice": lambda r, R, alpha, rslora: _scale(r, alpha, rslora) ** 2,
     "half of the scale: its root": lambda r, R, alpha, rslora: _scale(r, alpha, rslora) ** 0.5,
@@ -110,6 +110,8 @@ def _is(name: str, tried: tuple[Any, ...]) -> bool:
 def _otherwise(r: int, R: int, alpha: float, rslora: bool, A: Tensor, B: Tensor, A2: Tensor, B2: Tensor) -> str:
     """Which bug it is where no scale explains the product."""
     update, product = _scale(r, alpha, rslora) * B @ A, B2 @ A2
+    if r < R and any(close(B2.roll(by, 1) @ A2, update) for by in (r - R, R - r)):
+        return "A′ and B′ are padded at different ends"
     if not bool(product.any()):
         return "the update is lost"
     if close(product, update, 2e-2):
@@ -147,7 +149,7 @@ def to_pairs(function: Callable[[Tensor, int], Any]) -> None:
     ):  # fmt: skip
         rows = torch.randn(heads * d, *rest, generator=draw)
         given = attempt(function, rows, heads)
-        if rest and hasattr(given, "__len__") and len(given) == len(rows) and all(isinstance(n, int) for n in given):
+        if rest and _are_numbers(given, len(rows)):
             raise Wrong("the row numbers, not the rows", "return the rows themselves, in that order: `rows[numbers]`")
         got = as_tensor(given, rows, f"for {what} what `to_pairs` returns")
         want = permuted(rows, heads)
@@ -156,6 +158,13 @@ def to_pairs(function: Callable[[Tensor, int], Any]) -> None:
             mine = _which(got[place], rows)
             said = f"row {place} of {what} with {heads} heads of {d} rows should be row {_which(want[place], rows)} of what was given"
             raise Wrong(_order(got, rows, heads, d), f"{said}, and is {'none of them' if mine is None else mine}")
+
+
+def _are_numbers(given: Any, count: int) -> bool:
+    """Whether these are `count` whole numbers, in a list, an array or a tensor."""
+    if not hasattr(given, "__len__") or getattr(given, "shape", (count,)) != (count,) or len(given) != count:
+        return False
+    return all(isinstance(n, int) for n in (given.tolist() if hasattr(given, "tolist") else given))
 
 
 def _which(row: Tensor, rows: Tensor) -> int | None:
