@@ -34,6 +34,17 @@ def listed(chapters: str | None) -> list[str] | None:
     return [part.strip().zfill(2) for part in chapters.split(",") if part.strip()] if chapters else None
 
 
+def _pages() -> Path:
+    """The course's notebooks. Raises LoRAEduError where the module came without them."""
+    from lora_edu.course.notebooks.learner import course_folder
+    from lora_edu.errors import LoRAEduError
+
+    pages = course_folder()
+    if pages is None:
+        raise LoRAEduError("The notebooks are not here: install the course's wheel, or clone its repository.")
+    return pages
+
+
 @course.command()
 def release(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to; nothing that is there is written over.")],
@@ -51,18 +62,12 @@ def release(
 
     Examples: `lora-edu course release handout --roster class.txt --chapters 03,05,13`, `lora-edu course release nb --nbgrader`
     """
-    from lora_edu.cli.doctor import course_folder
     from lora_edu.course.classroom import roster as seats
     from lora_edu.course.classroom.for_nbgrader import write_source
     from lora_edu.course.classroom.handout import SEATS
     from lora_edu.course.classroom.handout import release as hand_out
-    from lora_edu.errors import LoRAEduError
 
-    source, key = course_folder(), key or seats.KEY
-    if source is None:
-        raise LoRAEduError(
-            "The notebooks are not here: clone the course's repository and run `pip install -e .` in it."
-        )
+    source, key = _pages(), key or seats.KEY
     if nbgrader:
         if roster:
             raise typer.BadParameter("nbgrader keeps its own list of students: leave --roster out.")
@@ -100,13 +105,12 @@ def grade(
 
     Examples: `lora-edu course grade submitted --out results`, `lora-edu course grade submitted --chapters 03 --seconds 30`
     """
-    from lora_edu.cli.doctor import course_folder
     from lora_edu.course.classroom.confine import Limits
     from lora_edu.course.classroom.grading import BUGS, GRADES, write_grades
     from lora_edu.course.classroom.grading import grade as grade_all
 
-    source = course_folder()
-    hidden = (source, source.parent / "tests") if source else ()
+    source = _pages()
+    hidden = (source, source.parent / "tests")
     target = out or folder.absolute().parent
     limits = Limits(seconds=seconds, memory=int(memory * 1e9))
     graded = grade_all(folder, listed(chapters), limits, key or "", hidden, say=typer.echo)
@@ -114,3 +118,69 @@ def grade(
     for sentence in (*graded.open_to, *(f"Not read: {name}" for name in graded.unreadable)):
         typer.echo(sentence)
     typer.echo(f"{target / GRADES}: {counted(len(graded.rows), 'row')}. For the class, without names: {target / BUGS}.")
+
+
+@course.command()
+def collect(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[FILE]…", help="Handed-in progress.json files, or folders of them; none: open a room."),
+    ] = None,
+    question: Annotated[
+        str | None,
+        typer.Option(help="The prediction to show, as in 03-silent-start; all that were answered without it."),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address of the room; 0.0.0.0 lets the class in, 127.0.0.1 only this machine.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the room; 0 takes a free one.")] = 8700,
+) -> None:
+    """Gather a class's locked predictions and show them as a histogram, before the reveal. No names.
+
+    With files: from what students handed in. Without: a room on this machine, whose code the class types in; students vote in the browser,
+    or a cell of theirs joins (`from lora_edu.course.classroom.room import join`) and each prediction they lock is counted.
+
+    Examples: `lora-edu course collect handed_in --question 03-silent-start`, `lora-edu course collect --host 0.0.0.0`
+    """
+    from lora_edu.course.classroom.ballots import Box, as_text, gathered, questions
+    from lora_edu.course.classroom.roster import ClassroomError
+
+    known = questions(_pages())
+    if question is not None and question not in known:
+        raise ClassroomError(f"there is no prediction {question!r}; there are {', '.join(known)}")
+    if files:
+        box, unread = gathered(files, known)
+        for each in [question] if question else sorted(box.votes):
+            typer.echo(as_text(known[each], box.bars(each)) + "\n")
+        for line in unread:
+            typer.echo(f"Not read: {line}")
+        return
+    import secrets
+
+    from lora_edu.course.classroom.room import create_room, new_code
+    from lora_edu.serving.running import bind, require_extra
+
+    require_extra()
+    import uvicorn
+
+    code, key, place = new_code(), secrets.token_urlsafe(12), bind(host, port)
+    address = f"http://{_named_host(host)}:{place.getsockname()[1]}/{code}"
+    typer.echo(
+        f"For the class:  {address}\nFor you alone:  {address}/show?key={key}\nCtrl-C closes the room, and nothing is kept."
+    )
+    app = create_room(Box(known), code, key, question or next(iter(known)))
+    uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[place])
+
+
+def _named_host(host: str) -> str:
+    """What a student's browser calls this machine."""
+    import socket
+
+    if host not in ("0.0.0.0", "::"):
+        return host
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing; asks the system which of its addresses it would use
+            return str(probe.getsockname()[0])
+        except OSError:
+            return socket.gethostname()
