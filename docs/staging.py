@@ -23,12 +23,7 @@ TEXTS = (
     "lora_edu/tasks/README.md",
     "hosted/colab.ipynb",
 )
-LINKED = (  # files that pages link to or show
-    "LICENSE",
-    "CITATION.cff",
-    ".github/workflows/ci.yml",
-    "notebooks/images/*",
-)
+LINK = re.compile(r"\]\(([^)#\s:]+)[)#]")
 ROW = re.compile(
     r"^\| (?:\*\*(?P<part>.+?)\*\* )?\| \[(?P<title>[^\]]+)\]\((?P<page>notebooks/\S+)\.ipynb\)", re.MULTILINE
 )
@@ -48,13 +43,16 @@ def stage(target: Path, only: str = "*") -> list[str]:
             target / page.relative_to(ROOT),
             json.dumps(_folded(json.loads(page.read_text("utf-8"))), ensure_ascii=False),
         )
-    for pattern in LINKED:
-        for file in ROOT.glob(pattern):
-            (target / file.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, target / file.relative_to(ROOT))
+    for picture in (ROOT / "notebooks" / "images").glob("*"):
+        _copy(picture, target)
     texts = [name for name in TEXTS if (ROOT / name).exists()]
     for name in texts:
         _write(target / name, (ROOT / name).read_text("utf-8").replace("](README.md", "](index.md"))
+    for name in ("README.md", *texts):  # files that they link to or show, and that are no pages here
+        for link in LINK.findall((ROOT / name).read_text("utf-8")):
+            file = (ROOT / name).parent / link
+            if file.is_file() and file.suffix not in (".md", ".ipynb"):
+                _copy(file.resolve(), target)
     for room in reference.rooms():
         _write(target / "reference" / f"{room}.rst", reference.page(room))
     _write(target / "glossary.md", glossary())
@@ -157,6 +155,12 @@ def _folded(notebook: dict[str, Any]) -> dict[str, Any]:
         if cell["metadata"].get("jupyter", {}).get("source_hidden"):
             cell["metadata"]["tags"] = [*cell["metadata"].get("tags", []), "hide-input"]
     return notebook
+
+
+def _copy(file: Path, target: Path) -> None:
+    place = target / file.relative_to(ROOT)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(file, place)
 
 
 def _write(file: Path, text: str) -> None:

@@ -42,6 +42,12 @@ def test_every_page_is_once_in_the_table_of_contents(staged):
     assert any(line.startswith("03 The LoRA layer <notebooks/03") for line in titles)
 
 
+def test_what_the_pages_link_to_is_there(staged):
+    for page in staged.rglob("*.md"):
+        for link in re.findall(r"\]\(([^)#\s:]+)[)#]", page.read_text("utf-8")):
+            assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
 def test_the_glossary_has_every_term_of_the_card(staged):
     card = "".join(
         "".join(cell["source"]) + "\n" for cell in json.loads((NOTEBOOKS / "card.ipynb").read_text("utf-8"))["cells"]
