@@ -107,3 +107,37 @@ def test_one_wrong_answer_of_the_adapter_is_wrong_by_blanks_alone(ways):
     said = [json.loads(answer) for answer in kept["ways"]["fine-tuned 0"]["answers"]]
     mended = sum({k: v.strip() for k, v in each.items()} == json.loads(row.answer) for each, row in zip(said, rows))
     assert mended == 27
+
+
+def mean(measure, share, rate, dial=1.0):
+    return float(table("replay").where(column(measure, dial), share=share, learning_rate=rate).mean())
+
+
+def test_replay_of_one_in_eight_leaves_a_quarter_of_the_leaks_and_the_low_rate_none():
+    leaks_ = {share: mean("leak", share, HIGH) for share in (0, *SHARES)}
+    assert leaks_[0] > 0.6 and leaks_[1 / 8] == 0.25 and leaks_[1 / 4] == pytest.approx(2 / 36)
+    assert list(leaks_.values()) == sorted(leaks_.values(), reverse=True)
+    assert mean("leak", 0, LOW) == 0 and max(mean("leak", share, HIGH, 0.5) for share in (0, *SHARES)) < 0.04
+    assert mean("name", 0, LOW, 0.5) < 0.9 and mean("name", 0, LOW) == 1
+
+
+def test_the_low_rate_and_one_in_four_are_told_apart_on_passages_alone():
+    found = table("replay")
+    for measure, told in (("name_loss", False), ("trivia_loss", False), ("passages", True)):
+        low, quarter = (
+            found.where(column(measure, 1.0), share=share, learning_rate=rate).flatten()
+            for share, rate in ((0, LOW), (1 / 4, HIGH))
+        )
+        less = low - quarter
+        half = 4.303 * less.std() / 3**0.5  # Student's t, two degrees of freedom
+        assert bool(less.mean().abs() > half) is told
+
+
+def test_the_rule_chooses_one_in_four_at_half_the_dial():
+    found, sound = table("replay"), {}
+    for cell in found.cells:
+        for dial in DIALS:
+            says, leaked, loss = (found.where(column(m, dial), **cell) for m in ("name", "leak", "trivia_loss"))
+            if bool((says == 1).all() and (leaked == 0).all()):
+                sound[cell["share"], cell["learning_rate"], dial] = float(loss.mean())
+    assert min(sound, key=sound.get) == (1 / 4, HIGH, 0.5)
