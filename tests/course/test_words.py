@@ -26,7 +26,6 @@ LEFT_OUT = {
     ("overlap", "04"): "of two ranges of numbers",
     **{("grid", chapter): "of runs" for chapter in ("04", "07", "08", "09", "10")},
     **{("miss", chapter): "the verb" for chapter in ("01", "07", "09", "10")},
-    **{("miss", chapter): "the verb" for chapter in ("07", "10")},
     **{("power", chapter): "of two" for chapter in ("08", "10")},
     ("QLoRA", "04"): "a paper's title",
     **{("GGUF", chapter): "in the sources, of the file that the weights come from" for chapter in ("01", "11")},
