@@ -7,6 +7,7 @@ How to add to it:
    the learner wrote, calls it with `attempt(function, *inputs)` on inputs from `generator()`, and raises `Wrong(bug, detail)`.
 3. Prove it: `tests/course/answers_NN.py` holds the solution, the stub and four or more planted bugs with the bug's name each.
 4. Self-test: `quizzes/chNN.py` with `QUIZ = Quiz(key, title, items, revisit)`; `revisit` names two questions of earlier chapters.
+   What the whole course is about is asked twice, before 00 and after 17: `concepts.py`, shown by `inventory("before")` and `("after")`.
 5. A law: a generator of findings in `lawbook/`, listed in `lawbook/runner.py`, and a layer that breaks it in `tests/wrong_layers/`.
 6. In the notebook each call is its cell's last value: `exercise("NN.1")`, the stub, `check("NN.1", answer)`, `hint("NN.1")`, `quiz("NN")`.
 """
@@ -16,6 +17,7 @@ from lora_edu.course.lawbook.runner import laws, run_laws
 from lora_edu.course.predictions import predict, reveal
 from lora_edu.course.progress_table import progress
 from lora_edu.course.selftest import quiz
+from lora_edu.course.sittings import inventory
 from lora_edu.course.store import forget
 
-__all__ = ["check", "exercise", "forget", "hint", "laws", "predict", "progress", "quiz", "reveal", "run_laws"]
+__all__ = ["check", "exercise", "forget", "hint", "inventory", "laws", "predict", "progress", "quiz", "reveal", "run_laws"]  # fmt: skip
