@@ -1,6 +1,7 @@
 """The neighbours' race is made in two stages, as it should be; and what its stored results say for chapter 12."""
 
 import pytest
+from scipy.stats import t as student
 
 from lora_edu.adapters import trainable_count
 from lora_edu.course.sweeps import neighbours, neighbours_digits, neighbours_pilot
@@ -90,7 +91,9 @@ def test_on_the_digits_every_rank_is_behind_from_nothing_and_ia3_ahead_of_rank_o
     for r in neighbours_digits.RANKS:
         assert at_best("untrained", f"LoRA, r = {r}")[0].min() > full.max()
     assert float(at_best("untrained", "LoRA, r = 64")[0].mean() / full.mean()) < 2
-    numbers = {m: trainable_count(neighbours_digits.reader(), neighbours_digits.METHODS[m]) for m in ("IA³", "LoRA, r = 1")}
+    numbers = {
+        m: trainable_count(neighbours_digits.reader(), neighbours_digits.METHODS[m]) for m in ("IA³", "LoRA, r = 1")
+    }
     assert numbers["IA³"] < numbers["LoRA, r = 1"]
     for base in neighbours_digits.BASES:
         assert at_best(base, "IA³")[0].max() < at_best(base, "LoRA, r = 1")[0].min()
@@ -99,3 +102,37 @@ def test_on_the_digits_every_rank_is_behind_from_nothing_and_ia3_ahead_of_rank_o
         assert gap[0] - float(at_best("a reader", f"LoRA, r = {r}")[0].mean()) > 0.5 * (gap[0] - gap[1])
     for method in ("LoRA, r = 4", "LoRA, r = 64", "full fine-tuning"):
         assert at_best("a reader", method, "upright")[0].mean() < 0.3
+
+
+def test_what_three_pairs_tell_one_by_one_and_what_six_looks_leave_of_it():
+    race = table("neighbours")
+    loss = {name: race.where("test", method=name)[0] for name in METHODS}
+
+    def told(ahead, behind, looks=1):
+        pairs = loss[behind] - loss[ahead]
+        half = student.ppf(1 - 0.025 / looks, len(pairs) - 1) * float(pairs.std()) / len(pairs) ** 0.5
+        return abs(float(pairs.mean())) > half
+
+    mine, eight, full = "LoRA, r = 1, q and v", "LoRA, r = 8, all-linear", "full fine-tuning"
+    others = [name for name in METHODS if name != mine]
+    assert {name for name in others if told(name, mine)} == {"prompt, 20 tokens", eight, full}
+    assert not any(told(name, mine, looks=6) for name in others) and not told(full, eight)
+    for name, rate in neighbours.BELOW.items():
+        lost = race.where("test", method=name, learning_rate=rate).mean() - loss[name].mean()
+        saved = (
+            race.where("general", method=name)[0].mean() - race.where("general", method=name, learning_rate=rate).mean()
+        )
+        assert 0 < lost < loss[name].max() - loss[name].min() and saved > 2.9
+
+
+def test_at_rank_16_the_reader_s_seeds_overlap_with_full_fine_tuning_s_and_at_no_other_rank():
+    digits = table("neighbours_digits")
+
+    def at_best(method):
+        losses = curve(digits, "valid_loss", base="a reader", method=method)
+        return digits.where("test_loss", base="a reader", method=method, learning_rate=min(losses, key=losses.get))[0]
+
+    overlap = [
+        r for r in neighbours_digits.RANKS if at_best(f"LoRA, r = {r}").min() < at_best("full fine-tuning").max()
+    ]
+    assert overlap == [16]
