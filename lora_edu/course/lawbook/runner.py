@@ -200,8 +200,8 @@ def _judge(number: int, subject: Subject) -> LawResult:
     return LawResult(number, title, tuple(findings), tuple(remarks))
 
 
-def load_class(path: Path, class_name: str | None = None) -> type[nn.Module]:
-    """The layer class of a Python file: the one named, or the only nn.Module whose name holds "LoRA", or the only one there is."""
+def load_module(path: Path) -> ModuleType:
+    """A Python file that a learner wrote, run as a module. Raises LayerFileError that names the line where it fails."""
     if not path.is_file():
         raise LayerFileError(f"there is no file {path}")
     spec = importlib.util.spec_from_file_location(f"_learner_{path.stem}", path)
@@ -222,6 +222,12 @@ def load_class(path: Path, class_name: str | None = None) -> type[nn.Module]:
         )
         where = f", line {getattr(error, 'lineno', None) or line}" if getattr(error, "lineno", None) or line else ""
         raise LayerFileError(f"{path}{where} could not be run: {type(error).__name__}: {error}") from error
+    return module
+
+
+def load_class(path: Path, class_name: str | None = None) -> type[nn.Module]:
+    """The layer class of a Python file: the one named, or the only nn.Module whose name holds "LoRA", or the only one there is."""
+    module = load_module(path)
     own = _layers_of(module)
     if class_name:
         if class_name not in own:
