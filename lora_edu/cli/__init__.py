@@ -18,6 +18,7 @@ from lora_edu.cli import (
     advise,
     answer,
     bundle,
+    capstone,
     chat,
     combine,
     course,
@@ -25,6 +26,7 @@ from lora_edu.cli import (
     export,
     extract,
     merge,
+    report,
     resize,
     serve,
     setup,
@@ -90,6 +92,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "advise": advise.advise,
     "train": train.train,
     "eval": eval.evaluate,
+    "report": report.report,
     "merge": merge.merge,
     "combine": combine.combine,
     "resize": resize.resize,
@@ -105,6 +108,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 for name, command in COMMANDS.items():
     app.command(name)(command)
 app.add_typer(course.course)
+app.add_typer(capstone.capstone)
 
 
 def _plain_warning(message: Warning | str, *_: Any) -> str:

@@ -5,6 +5,11 @@ from .examples import collate as collate
 from .examples import encode as encode
 from .examples import encode_rows as encode_rows
 from .examples import pack as pack
+from .personal import Personal as Personal
+from .personal import find_personal as find_personal
+from .personal import iban_holds as iban_holds
+from .personal import luhn_holds as luhn_holds
+from .personal import mask_personal as mask_personal
 from .reading import read_rows as read_rows
 from .rows import Message as Message
 from .rows import Row as Row

@@ -71,6 +71,11 @@ def report_html(
             parts += [f"<h2>Answers of {escape(name)}</h2>", *_answers(report)]
     if made_by:
         parts.append(f'<p class="note">Made by <code>{escape(made_by)}</code>.</p>')
+    return whole_page(title, parts)
+
+
+def whole_page(title: str, parts: Sequence[str]) -> str:
+    """A page of its own around parts of HTML: no script, nothing from elsewhere, light and dark. What the parts hold is escaped by now."""
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><link rel="icon" href="data:,"><title>{escape(title)}</title>'
