@@ -16,6 +16,7 @@ from lora_edu.course.kits import raw_rows, start_kit
 from lora_edu.data import Row, mask_personal, normalise, split
 
 RESULTS = Path(__file__).parent / "results"
+PARTS = {"extractor": (30, 60)}  # validation and test rows: of eight sources shares might leave nothing
 
 
 def prepare(kit: str, folder: Path) -> None:
@@ -26,7 +27,7 @@ def prepare(kit: str, folder: Path) -> None:
         if raw["answer"] and normalise(text) not in seen:
             seen.add(normalise(text))
             rows.append(Row.chat(text, raw["answer"], source=raw["source"]))
-    for name, part in split(rows, 30, 60, key=lambda row: row.meta["source"])._asdict().items():
+    for name, part in split(rows, *PARTS.get(kit, (0.15, 0.25)), key=lambda row: row.meta["source"])._asdict().items():
         lines = [{"prompt": r.messages[1]["content"], "completion": r.answer, "source": r.meta["source"]} for r in part]
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         (folder / f"{name}.jsonl").write_text(text, "utf-8")
