@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +33,14 @@ Key = Annotated[
 def listed(chapters: str | None) -> list[str] | None:
     """ "3, 05" → ["03", "05"]."""
     return [part.strip().zfill(2) for part in chapters.split(",") if part.strip()] if chapters else None
+
+
+class PathName(StrEnum):
+    """The paths through the course."""
+
+    CLASS90 = "class90"
+    ONEDAY = "oneday"
+    FOURWEEKS = "fourweeks"
 
 
 def _pages() -> Path:
@@ -184,3 +193,51 @@ def _named_host(host: str) -> str:
             return str(probe.getsockname()[0])
         except OSError:
             return socket.gethostname()
+
+
+@course.command()
+def build(
+    path: Annotated[
+        PathName, typer.Argument(metavar="PATH", help="class90 (a lesson), oneday (six hours) or fourweeks.")
+    ],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to: a new folder.")],
+) -> None:
+    """Write the notebooks of a path: what of each chapter fits into its time, without optional parts, outputs and solutions.
+
+    Example: `lora-edu course build class90 lesson`
+    """
+    from lora_edu.course.classroom.paths import PATHS
+    from lora_edu.course.classroom.paths import build as make
+
+    for number, sitting in enumerate(make(path.value, folder, _pages()), 1):
+        for page in sitting:
+            typer.echo(f"  {page.minutes:4.0f} minutes  {page.name}")
+        of = f" of week {number}" if path is PathName.FOURWEEKS else ""
+        total = sum(page.minutes for page in sitting)
+        typer.echo(
+            f"{total:.0f} of {PATHS[path.value].most} minutes{of}, counted at the rates of lora_edu/course/classroom/minutes.py."
+        )
+
+
+@course.command()
+def graph(
+    chapters: Annotated[
+        str | None, typer.Argument(metavar="[03,05]", help="The chapters you want; all without it.")
+    ] = None,
+    svg: Annotated[Path | None, typer.Option(help="Draw the whole graph into this file.")] = None,
+) -> None:
+    """Say which chapters a chapter leans on, and what comes along if you teach only some.
+
+    Examples: `lora-edu course graph 03,05,13`, `lora-edu course graph --svg graph.svg`
+    """
+    from lora_edu.course.chapters import NEEDS
+    from lora_edu.course.classroom.graph import as_svg, as_text
+    from lora_edu.course.classroom.roster import ClassroomError
+    from lora_edu.files import write_whole
+
+    wanted = listed(chapters) or []
+    if unknown := [chapter for chapter in wanted if chapter not in NEEDS]:
+        raise ClassroomError(f"there is no chapter {unknown[0]!r}; there are {', '.join(NEEDS)}")
+    typer.echo(as_text(wanted))
+    if svg:
+        write_whole(svg, as_svg())

@@ -156,7 +156,7 @@ def _bound(node: ast.AST) -> Iterator[str]:
                 continue
             case ast.Import(names=names) | ast.ImportFrom(names=names):
                 yield from ((each.asname or each.name).split(".")[0] for each in names)
-            case ast.Name(id=name, ctx=ast.Store()):
+            case ast.Name(id=name, ctx=ast.Store()) | ast.ExceptHandler(name=str(name)):
                 yield name
             case (
                 ast.Attribute(value=ast.Name(id=name), ctx=ast.Store())

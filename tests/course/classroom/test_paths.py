@@ -1,0 +1,126 @@
+"""Paths keep their time, run from their first cell, and lean on nothing that they leave out; prerequisites are those of the pages."""
+
+import ast
+import re
+from xml.etree import ElementTree
+
+import nbformat
+import pytest
+from command_line import run, said
+from helpers import NOTEBOOKS
+from nbformat.v4 import new_code_cell, new_markdown_cell
+
+from lora_edu.course.chapters import CHAPTERS, NEEDS, before
+from lora_edu.course.classroom.answer_cells import answers, bound, parse, used
+from lora_edu.course.classroom.graph import as_svg, direct, levels
+from lora_edu.course.classroom.minutes import PREDICTION, WORDS, cell_minutes
+from lora_edu.course.classroom.paths import PATHS, Part, _page, sittings
+
+
+@pytest.fixture(scope="module")
+def made():
+    return {path: sittings(path, NOTEBOOKS) for path in PATHS}
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_path_takes_the_time_that_it_says(made, path):
+    for sitting in made[path]:
+        assert sum(page.minutes for page in sitting) <= PATHS[path].most
+    first = sum(page.minutes for page in made[path][0])
+    assert first > 0.75 * PATHS[path].most, "there is room for more"
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_every_name_on_a_path_has_a_meaning_before_it_is_used(made, path):
+    for page in (page for sitting in made[path] for page in sitting):
+        known = {"__name__", "get_ipython"}
+        code = [parse(cell.source) for cell in page.notebook.cells if cell.cell_type == "code"]
+        late = set().union(
+            *(bound(statement) for tree in code for statement in tree.body)
+        )  # a function reads when it is called
+        for cell in page.notebook.cells:
+            assert "optional" not in cell.metadata.get("tags", ())
+            for statement in parse(cell.source).body if cell.cell_type == "code" else ():
+                known |= bound(statement)  # a function may name itself
+                there = known | late if isinstance(statement, ast.FunctionDef | ast.ClassDef) else known
+                assert used(statement) <= there, f"{page.name}: {sorted(used(statement) - there)} in\n{cell.source}"
+
+
+def test_a_part_brings_what_it_leans_on_and_leaves_out_what_it_should():
+    part = _page(Part("03", (7,), ("03.3",)), NOTEBOOKS)
+    sources = "\n".join(cell.source for cell in part.notebook.cells)
+    assert "class TenLines" in sources, "section 7 uses section 2's layer"
+    assert "## 7 ·" in sources and "## 8 ·" not in sources and "## Self-test" not in sources
+    assert answers(part.notebook) == {} and part.minutes < 30
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_path_has_what_its_chapters_lean_on_before_them(path):
+    seen: list[str] = []
+    for part in (part for sitting in PATHS[path].sittings for part in sitting):
+        assert set(before(part.chapter)) <= set(seen), part.chapter
+        seen.append(part.chapter)
+
+
+def test_minutes_are_counted():
+    assert cell_minutes(new_markdown_cell("word " * int(WORDS))) == pytest.approx(1)
+    ask = new_code_cell("predict('03-x', 'Which?', ['a'])", metadata={"jupyter": {"source_hidden": True}})
+    assert PREDICTION <= cell_minutes(ask) < PREDICTION + 0.5
+    assert cell_minutes(new_code_cell("exercise('03.1')")) > 20
+    assert cell_minutes(new_code_cell("from lora_edu.widgets import ShapesAndStarts\n\nShapesAndStarts()")) > 3
+
+
+def test_a_lesson_is_written_and_its_links_lead_somewhere(tmp_path):
+    result = run("course", "build", "class90", tmp_path / "lesson")
+    assert result.exit_code == 0 and "of 90 minutes" in said(result), result.output
+    there = {path.name for path in (tmp_path / "lesson").iterdir()}
+    assert there == {
+        "00_start_here.ipynb",
+        "01_rank_and_svd.ipynb",
+        "03_the_lora_layer.ipynb",
+        "card.ipynb",
+        "refresher.ipynb",
+        "images",
+    }
+    for path in (tmp_path / "lesson").glob("*.ipynb"):
+        notebook = nbformat.read(path, 4)
+        nbformat.validate(notebook)
+        for cell in notebook.cells:
+            assert not cell.get("outputs")
+            assert set(re.findall(r"\]\((?!\w+:)([^)#]*\.ipynb)", cell.source)) <= there
+    assert "not empty" in said(run("course", "build", "class90", tmp_path / "lesson"))
+
+
+def needs_of(page) -> set[str]:
+    """What a page says under “Prerequisites”, as numbers."""
+    text = "\n".join(cell.source for cell in nbformat.read(page, 4).cells[:2])
+    line = re.search(r"\*\*Prerequisites:\*\*(.*)", text)[1].split("Refresher")[0].split("PyTorch:")[0]
+    line = re.sub(r"\([^)]*\)", "", line.replace("(choosing.ipynb)", " choosing.ipynb "))
+    found = {f"{n:02}" for a, b in re.findall(r"\b(\d\d) to (\d\d)\b", line) for n in range(int(a), int(b) + 1)}
+    return found | set(re.findall(r"\b\d\d\b", line)) | ({"choosing"} if "choosing.ipynb" in line else set())
+
+
+def test_prerequisites_are_those_that_the_pages_name():
+    assert set(NEEDS) == {*CHAPTERS, "choosing"}
+    for page in (*NOTEBOOKS.glob("[01]*.ipynb"), NOTEBOOKS / "choosing.ipynb"):
+        name = page.name[:2] if page.name[0].isdigit() else page.stem
+        assert needs_of(page) == set(NEEDS[name]), page.name
+
+
+def test_prerequisites_go_round_in_no_circle():
+    seen: set[str] = set()
+    for chapter, needs in NEEDS.items():
+        assert set(needs) <= seen, f"{chapter} leans on what comes later"
+        seen.add(chapter)
+    assert before("03") == ["00", "01"] and before("03", "01") == ["00"] and "03" in before("13")
+
+
+def test_the_graph_is_drawn_and_said():
+    picture = ElementTree.fromstring(as_svg())
+    lines = [part for part in picture.iter() if part.tag.endswith("line")]
+    assert len(lines) == sum(len(direct(chapter)) for chapter in NEEDS)
+    assert len([part for part in picture.iter() if part.tag.endswith("rect")]) == len(NEEDS)
+    assert all(levels()[need] < levels()[chapter] for chapter in NEEDS for need in NEEDS[chapter])
+    assert "13 leans on" in as_svg().split("<desc>")[1]
+    assert "no chapter '99'" in said(run("course", "graph", "99"))
+    assert "in turn: 00, 01, 02, 04, 06, choosing." in said(run("course", "graph", "03,05,13"))
