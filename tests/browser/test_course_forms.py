@@ -5,6 +5,8 @@ from itertools import pairwise
 import nbformat
 import pytest
 
+from lora_edu.course.concepts import CONCEPTS
+
 pytestmark = pytest.mark.browser
 
 LONG = "a long option, " * 12
@@ -145,3 +147,23 @@ def test_a_page_that_is_not_trusted_keeps_its_cards(open_lab, root):
         "e => { const s = getComputedStyle(e); return [s.borderLeftWidth, s.borderLeftColor, s.backgroundColor] }"
     )
     assert style[:2] == ["4px", "rgb(25, 118, 210)"] and style[2] != "rgba(0, 0, 0, 0)"
+
+
+def test_the_inventory_keeps_what_is_chosen_and_tells_nothing(open_lab):
+    lab = open_lab("sitting.ipynb", ["from lora_edu.course import inventory", "inventory('before')"])
+    lab.run_all()
+    form = lab.page.locator(".jp-Cell:nth-of-type(2)")
+    form.locator("input[type=radio]").nth(3).focus()
+    lab.page.keyboard.press("Space")
+    form.get_by_role("button", name="Hand in").focus()
+    lab.page.keyboard.press("Enter")
+    form.get_by_text("Still open: questions 2, 3, 4").wait_for()
+    lab.run_all()  # as after a restart: the choice is there, the others are open
+    lab.until(lambda: form.locator("input[type=radio]:checked").count() == 1, "the choice is lost")
+    for question in form.locator(".widget-radio-box").all()[1:]:
+        question.locator("input").last.check()  # I do not know
+    form.get_by_role("button", name="Hand in").click()
+    form.get_by_text("Handed in: 15 answers").wait_for()
+    shown = form.inner_text()
+    assert not [option.why for concept in CONCEPTS for option in concept.item.options if option.why in shown]
+    assert lab.errors == [] and lab.shown_errors() == []
