@@ -16,6 +16,7 @@ from lora_edu.course.chapters import CHAPTERS
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXTS = (
+    "TEACHING.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "AGENTS.md",
