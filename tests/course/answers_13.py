@@ -37,6 +37,11 @@ def jaccard(a, b):
     return len(a & b) / len(a | b)
 
 
+def by_vote(train, text):
+    likeness = [jaccard(bag(other), bag(text)) for other, _ in train]
+    return Counter(a for (_, a), x in zip(train, likeness) if x == max(likeness)).most_common(1)[0][0]
+
+
 def paired_interval(before, after, draws):
     gains = (after - before)[draws].mean(dim=1)
     return gains.quantile(0.025), gains.quantile(0.975)
@@ -102,6 +107,11 @@ ANSWERS = {
         {
             "shared words are counted": looks(lambda a, b: len(bag(a) & bag(b))),
             "the training text alone": looks(lambda a, b: len(bag(a) & bag(b)) / len(bag(a))),
+            "the shorter text": looks(lambda a, b: len(bag(a) & bag(b)) / min(len(bag(a)), len(bag(b)))),
+            "the longer text": looks(lambda a, b: len(bag(a) & bag(b)) / max(len(bag(a)), len(bag(b)))),
+            "the root of the product": looks(lambda a, b: len(bag(a) & bag(b)) / (len(bag(a)) * len(bag(b))) ** 0.5),
+            "of equals the commonest": by_vote,
+            "changed in place": lambda train, text: (train.reverse(), lookup(train[::-1], text))[1],
             "capitals make another word": looks(
                 lambda a, b: jaccard(set(re.findall(r"\w+", a)), set(re.findall(r"\w+", b)))
             ),
@@ -147,6 +157,8 @@ ANSWERS["13.3"] = Answers(
         "in the first number": lambda runs: front([(-a, b) for a, b in runs]),
         "in the second number": lambda runs: front([(a, -b) for a, b in runs]),
         "worse in both": unbeaten(lambda other, one: other[0] < one[0] and other[1] < one[1]),
+        "only where the first number": unbeaten(lambda other, one: other[0] < one[0] and other[1] <= one[1]),
+        "only where the second number": unbeaten(lambda other, one: other[0] <= one[0] and other[1] < one[1]),
         "worse in one": unbeaten(lambda other, one: other[0] < one[0] or other[1] < one[1]),
         "equal runs beat": unbeaten(lambda other, one: other[0] <= one[0] and other[1] <= one[1]),
         "one is left out": lambda runs: [i for i in front(runs) if runs[i] not in runs[:i]],

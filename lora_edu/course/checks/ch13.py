@@ -68,12 +68,31 @@ def _plain(one: str, other: str) -> float:
     return overlap(set(words(one)), set(words(other)))
 
 
+def _count(text: str) -> int:
+    return len(set(words(text)))
+
+
+def _shared(one: str, other: str) -> int:
+    return len(set(words(one)) & set(words(other)))
+
+
+def _voted(train: Texts, text: str) -> str:
+    most = max(_plain(other, text) for other, _ in train)
+    return Counter(answer for other, answer in train if _plain(other, text) == most).most_common(1)[0][0]
+
+
 NEAREST = by(_plain)
 MISSED: dict[str, Near] = {
     "shared words are counted, and long texts win": by(lambda a, b: len(set(words(a)) & set(words(b)))),
     "divided by the words of the training text alone": by(
         lambda a, b: len(set(words(a)) & set(words(b))) / len(set(words(a)))
     ),
+    "divided by the words of the shorter text": by(lambda a, b: _shared(a, b) / min(_count(a), _count(b))),
+    "divided by the words of the longer text": by(lambda a, b: _shared(a, b) / max(_count(a), _count(b))),
+    "divided by the root of the product of both numbers of words": by(
+        lambda a, b: _shared(a, b) / (_count(a) * _count(b)) ** 0.5
+    ),
+    "of equals the commonest answer is given": _voted,
     "capitals make another word": by(lambda a, b: overlap(set(re.findall(r"\w+", a)), set(re.findall(r"\w+", b)))),
     "a comma or a full stop makes another word": by(
         lambda a, b: overlap(set(a.lower().split()), set(b.lower().split()))
@@ -108,14 +127,16 @@ def _sentence(draw: torch.Generator) -> str:
 def lookups(draw: torch.Generator) -> list[tuple[Texts, str]]:
     """Cases on which every mistake of `MISSED` gives another row of answers than the right one, and than every other mistake."""
     cases: list[tuple[Texts, str]] = []
+    given: list[list[str]] = [[] for _ in range(1 + len(MISSED))]
     while True:
         answers = torch.randint(5, (14,), generator=draw).tolist()
         train = [(_sentence(draw), "abcde"[i]) for i in answers]
-        train.append((train[0][0], "e"))  # a twin with another answer
+        train += [(train[0][0], "e")] * 2  # twins with another answer: the first is right, most of them are not
         text = train[0][0] if len(cases) % 4 == 0 else _sentence(draw)
         cases.append((train, text))
-        given = [tuple(answer(*case) for case in cases) for answer in (NEAREST, *MISSED.values())]
-        if len(cases) >= 12 and len(set(given)) == len(given):
+        for answer, said in zip((NEAREST, *MISSED.values()), given):
+            said.append(answer(train, text))
+        if len(cases) >= 12 and len({tuple(said) for said in given}) == len(given):
             return cases
 
 
@@ -137,7 +158,10 @@ def lookups(draw: torch.Generator) -> list[tuple[Texts, str]]:
 )
 def lookup(function: Near) -> None:
     cases = lookups(generator())
-    got = [attempt(function, list(train), text) for train, text in cases]
+    given = [list(train) for train, _ in cases]
+    got = [attempt(function, texts, text) for texts, (_, text) in zip(given, cases)]
+    if given != [train for train, _ in cases]:
+        raise Wrong("the training texts are changed in place", "`lookup` changed the list that it was given")
     for (train, _), answer in zip(cases, got):
         if isinstance(answer, tuple) or any(answer == text for text, _ in train):
             raise Wrong(
@@ -276,6 +300,12 @@ def front_mistakes(pairs: Pairs) -> dict[str, list[int]]:
         "in the second number more is taken for better": the_front([(a, -b) for a, b in pairs]),
         "a run is beaten only where it is worse in both": [
             i for i, (a, b) in enumerate(pairs) if not any(c < a and d < b for c, d in pairs)
+        ],
+        "a run is beaten only where the first number is worse": [
+            i for i, (a, b) in enumerate(pairs) if not any(c < a and d <= b for c, d in pairs)
+        ],
+        "a run is beaten only where the second number is worse": [
+            i for i, (a, b) in enumerate(pairs) if not any(c <= a and d < b for c, d in pairs)
         ],
         "a run is beaten where it is worse in one": [
             i for i, (a, b) in enumerate(pairs) if not any(c < a or d < b for c, d in pairs)
