@@ -31,6 +31,9 @@ INSIDE = {
     "06.2": "counts the numbers that are made on the way",
     "08.1": "the answer hands back the very tensors it was given",
     "16.1": "the answer is a class",
+    "17.1": "the answer is a whole page of functions",
+    "17.2": "the answer is a whole page of functions",
+    "17.3": "the answer is a whole page of functions",
 }
 TAMPERED = "it changes what checks it"
 _STATUSES = ("passed", "wrong", "not attempted")

@@ -21,7 +21,9 @@ def test_every_exercise_of_every_chapter_is_found_with_its_stub_and_its_check():
         assert set(answers(notebook)) == checked_exercises(notebook), path.name
         found |= answers(notebook)
     for exercise, answer in found.items():
-        assert answer.check == f'check("{exercise}", {exercises()[exercise].wants})' and answer.written
+        assert answer.check == f'check("{exercise}", {exercises()[exercise].wants})' and (
+            answer.written or exercise[:2] == "17"
+        )  # 17: cells above it
 
 
 def test_only_what_the_answer_leans_on_runs():
