@@ -12,6 +12,7 @@ import resource
 import signal
 import stat
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +65,7 @@ def confine(folder: Path, limits: Limits, hidden: tuple[Path, ...] = ()) -> list
     given = _apart(folder, limits, hidden) if sys.platform == "linux" else []
     for name in ("HOME", "TMPDIR", "LORA_EDU_HOME"):
         os.environ[name] = str(folder)
+    tempfile.tempdir = str(folder)  # Python has looked for one before, outside
     os.chdir(folder)
     _ration(limits)
     return given
