@@ -8,6 +8,7 @@ import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
 
@@ -37,9 +38,10 @@ def lab(
 ) -> None:
     """Open the course in JupyterLab: your own copies of its pages, which are made the first time and never written over.
 
-    After an update of the course the same command renews the pages that you have not touched, and puts the others beside yours.
+    After an update of the course the same command renews the pages that you have not touched, and puts the others beside yours. A folder that
+    a teacher handed out (`lora-edu course release` or `build`) is opened as it is: nothing is added to it.
 
-    Example: `lora-edu lab --no-browser --port 8890`
+    Examples: `lora-edu lab --no-browser --port 8890`, `lora-edu lab --folder Ada`
     """
     own = up_to_date_copies(folder, install)
     if copy_only:
@@ -80,9 +82,12 @@ def _course() -> Path:
 
 def up_to_date_copies(folder: Path | None = None, install: str | None = None) -> Path:
     """Make the learner's copies, or bring them up to date, and say what was done. Returns their folder."""
-    from lora_edu.course.notebooks.learner import copy_course, learners_folder
+    from lora_edu.course.notebooks.learner import copy_course, is_handed_out, learners_folder
 
     own = (folder or learners_folder()).absolute()
+    if is_handed_out(own):
+        typer.echo(f"{own} was handed out for a class: it is opened as it is, and nothing of the course is added.")
+        return own
     done = copy_course(_course(), own, install)
     typer.echo(f"Your copies are in {own}" + (f" ({counted(len(done.made), 'file')} new)." if done.made else "."))
     if done.renewed:
@@ -99,7 +104,8 @@ def lab_command(own: Path, browser: bool, port: int | None) -> list[str]:
     from lora_edu.course.notebooks.files import install_overrides
 
     install_overrides()
-    page = "/lab/tree/00_start_here.ipynb"  # an address, so that it is also in the one that is printed
+    first = next((page.name for page in sorted(own.glob("[0-9]*.ipynb"))), "00_start_here.ipynb")
+    page = f"/lab/tree/{quote(first)}"  # an address, so that it is also in the one that is printed
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={own}", f"--LabApp.default_url={page}"]
     if not browser:
         command.append("--no-browser")

@@ -14,6 +14,7 @@ from nbformat import NotebookNode
 
 from lora_edu.course.classroom.roster import ClassroomError, Seat
 from lora_edu.course.notebooks.files import FOLDER, chapters, clean, read, write
+from lora_edu.course.notebooks.learner import HANDED_OUT
 from lora_edu.files import write_whole
 
 SEATS = "seats.csv"  # which student has which number: the teacher's own
@@ -48,6 +49,7 @@ def release(
         home.mkdir(parents=True, exist_ok=True)
         for page in pages:
             notebook = blank(page)
+            notebook.metadata.lora_edu[HANDED_OUT] = True
             if seat and notebook.metadata.lora_edu.kind == "chapter":
                 take_seat(notebook, seat.number)
             write(notebook, home / page.name)

@@ -18,6 +18,7 @@ from lora_edu.course.classroom.handout import blank
 from lora_edu.course.classroom.minutes import RUN, minutes
 from lora_edu.course.classroom.roster import ClassroomError
 from lora_edu.course.notebooks.files import FOLDER, chapters, write
+from lora_edu.course.notebooks.learner import HANDED_OUT
 
 
 class Part(NamedTuple):
@@ -89,6 +90,7 @@ def build(path: str, target: Path, folder: Path = FOLDER) -> list[list[Built]]:
             *zip(("card.ipynb", "refresher.ipynb"), extra),
         ]:
             _only_links_to(notebook, there)
+            notebook.metadata.lora_edu[HANDED_OUT] = True
             write(notebook, home / name)
         if (folder / "images").is_dir():
             shutil.copytree(folder / "images", home / "images")

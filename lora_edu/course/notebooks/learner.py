@@ -27,6 +27,9 @@ from lora_edu.files import write_whole
 
 LEARNERS_FOLDER = Path("my_notebooks")
 RECORD = ".lora_edu_copies.json"
+HANDED_OUT = (
+    "handed_out"  # in a page's `metadata.lora_edu`: a teacher's copy for a class, which the course never adds to
+)
 _INSTALLS = "lora_edu_installs"  # in the metadata of a cell that is not the page's own
 
 
@@ -47,15 +50,31 @@ def course_folder() -> Path | None:
 
 
 def learners_folder() -> Path:
-    """Where a learner's copies lie: `my_notebooks` in the clone. Of an installed package: the folder that one stands in where it is empty
-    or holds the copies already, else `my_notebooks` in it."""
+    """Where a learner's copies lie: `my_notebooks` in the clone. Of an installed package: the folder that one stands in where it is empty,
+    holds the copies already or was handed out by a teacher, else `my_notebooks` in it."""
     root = course_root()
     if root and in_clone():
         return root / LEARNERS_FOLDER
     here = Path.cwd()
-    if (here / RECORD).exists() or not any(not path.name.startswith(".") for path in here.iterdir()):
+    if (
+        (here / RECORD).exists()
+        or is_handed_out(here)
+        or not any(not path.name.startswith(".") for path in here.iterdir())
+    ):
         return here
     return here / LEARNERS_FOLDER
+
+
+def is_handed_out(target: Path) -> bool:
+    """Whether `target` was written for a class (`lora-edu course release` or `build`): its pages are what the teacher chose, and bear seats."""
+    return not (target / RECORD).exists() and any(map(_for_a_class, sorted(target.glob("*.ipynb"))))
+
+
+def _for_a_class(page: Path) -> bool:
+    with suppress(OSError, ValueError, AttributeError, KeyError, TypeError):  # whatever a learner made of it
+        about = json.loads(page.read_text("utf-8"))["metadata"]["lora_edu"]
+        return bool(about.get(HANDED_OUT) or about.get("seat"))
+    return False
 
 
 def copy_course(folder: Path = FOLDER, target: Path = LEARNERS_FOLDER, install: str | None = None) -> Copies:
@@ -91,8 +110,13 @@ def copy_course(folder: Path = FOLDER, target: Path = LEARNERS_FOLDER, install: 
 def fresh(chapter: str, folder: Path = FOLDER, target: Path = LEARNERS_FOLDER) -> tuple[Path, Path | None]:
     """A new copy of the chapter "03" (or "3"); an older copy of it is kept under another name.
 
-    Returns the new copy, and where the older one is now (None if there was none). Raises NotebookError for a chapter that is not there.
+    Returns the new copy, and where the older one is now (None if there was none). Raises NotebookError for a chapter that is not there, and
+    in a folder that a teacher handed out: the course's own page has not the student's cases.
     """
+    if is_handed_out(target):
+        raise NotebookError(
+            f"{target} was handed out for a class: ask your teacher for the page again; a copy from the course would have other cases"
+        )
     number = chapter.zfill(2) if chapter.isdigit() else chapter
     sources = [path for path in chapters([number], folder) if path.parent == folder]
     if len(sources) != 1:

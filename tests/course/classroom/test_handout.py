@@ -9,11 +9,12 @@ import pytest
 from command_line import run, said
 from helpers import NOTEBOOKS
 
+from lora_edu.cli.setup import lab_command
 from lora_edu.course import cases, check, exercises, hint
 from lora_edu.course.classroom.answer_cells import answers, parse
 from lora_edu.course.classroom.handout import release
 from lora_edu.course.classroom.roster import ClassroomError, read_roster, seat_number
-from lora_edu.course.notebooks import guard
+from lora_edu.course.notebooks import guard, learner
 from lora_edu.course.notebooks.files import chapters
 
 SHOWN_LATER = {
@@ -136,6 +137,33 @@ def test_nothing_is_written_over(handed_out, tmp_path):
     with pytest.raises(ClassroomError, match="writes over nothing"):
         release(handed_out[0], wanted=["05"], folder=NOTEBOOKS)
     assert page.read_bytes() == before
+
+
+@pytest.mark.parametrize("made", ["release", "release without a roster", "build"])
+def test_lab_opens_a_handed_out_folder_and_adds_nothing_to_it(made, tmp_path, monkeypatch):
+    """Else a student who opens their copy gets the solutions beside it, and pages without their seat."""
+    (tmp_path / "roster.txt").write_text("Bob\n", "utf-8")
+    roster = ("--roster", tmp_path / "roster.txt") if made == "release" else ()
+    command = (
+        ("build", "class90", tmp_path / "out")
+        if made == "build"
+        else ("release", tmp_path / "out", "--chapters", "03", *roster)
+    )
+    assert run("course", *command).exit_code == 0
+    home = tmp_path / "out" / "Bob" if roster else tmp_path / "out"
+    before = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
+    opened = run("lab", "--folder", home, "--copy-only")
+    assert opened.exit_code == 0 and "nothing of the course is added" in said(opened)
+    assert "ask your teacher" in said(run("fresh", "03", "--folder", home))
+    assert {path: path.read_bytes() for path in home.rglob("*") if path.is_file()} == before
+    monkeypatch.setattr("lora_edu.course.notebooks.files.install_overrides", lambda: None)
+    first = sorted(home.glob("[0-9]*.ipynb"))[0].name
+    assert f"--LabApp.default_url=/lab/tree/{first}" in lab_command(home, False, None)
+    monkeypatch.chdir(home)
+    monkeypatch.setattr(learner, "in_clone", lambda: False)
+    assert learner.learners_folder() == home, "a student with the installed course stands in their folder"
+    learner.copy_course(NOTEBOOKS, tmp_path / "mine")
+    assert not learner.is_handed_out(tmp_path / "mine")
 
 
 @pytest.mark.parametrize(
