@@ -3,15 +3,28 @@
 import copy
 import json
 from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from kit import Answers
 from peft import LoraConfig, get_peft_model
-from right_layers import ByHook, Plain
+from right_layers import (
+    BuiltInDropout,
+    ByHook,
+    DropoutByMask,
+    Folds,
+    KeepsTheSum,
+    Parametrized,
+    Plain,
+    ReturnsALinear,
+    ThrowsTheFactorsAway,
+    UnmergesToTrain,
+)
 from safetensors.torch import save_file
 from torch import nn
 
+from lora_edu.adapters import LoRALinear
 from lora_edu.course import thirty_lines as ours
 from lora_edu.course.blank_page import Page
 
@@ -144,6 +157,96 @@ PLAIN = Page(
 HOOKED = replace(PLAIN, layer=ByHook, inject=injected(ByHook))
 
 
+class Wrapper(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *args, **kwargs):
+        return self.inner(*args, **kwargs)
+
+
+def inject_wrapping(model, names, r, alpha):
+    ours.inject(model, names, r, alpha)
+    return Wrapper(model)
+
+
+def inject_listing(model, names, r, alpha):
+    """Changes the model in place, and returns its layers."""
+    ours.inject(model, names, r, alpha)
+    return nn.ModuleList(m for m in model.modules() if isinstance(m, ours.LoRA))
+
+
+def merge_unwrapping(model):
+    inner = model.inner if isinstance(model, Wrapper) else model
+    ours.merge(inner)
+    return inner
+
+
+WRAPPED = Page(
+    ours.LoRA,
+    inject_wrapping,
+    ours.loss,
+    ours.train,
+    lambda model, *more: ours.save(model.inner, *more),
+    merge_unwrapping,
+)
+
+
+def with_method(layer):
+    """A page whose layers merge themselves, and may return an nn.Linear."""
+
+    def merge(model):
+        for path, m in [(p, m) for p, m in model.named_modules() if isinstance(m, layer)]:
+            if isinstance(new := m.merge(), nn.Linear):
+                model.set_submodule(path, new)
+
+    return replace(PLAIN, layer=layer, inject=injected(layer), merge=merge)
+
+
+class KeepsACopy(Plain):
+    """A copy of W₀ lies before the weight, so that the merge can be taken back."""
+
+    merged = False
+
+    def __init__(self, base_layer, r, lora_alpha):
+        super().__init__(base_layer, r, lora_alpha)
+        self.register_buffer("W0", base_layer.weight.detach().clone())
+
+    @torch.no_grad()
+    def merge(self):
+        self.base_layer.weight.copy_(self.W0 + self.scaling * self.B @ self.A)
+        self.merged = True
+
+    def forward(self, x):
+        return self.base_layer(x) if self.merged else super().forward(x)
+
+
+def by_hand(model, batches, lr):
+    """AdamW written out, without weight decay."""
+    trains = [p for p in model.parameters() if p.requires_grad]
+    first, second = ([torch.zeros_like(p) for p in trains] for _ in range(2))
+    for step, batch in enumerate(batches, 1):
+        grads = torch.autograd.grad(ours.loss(model, *batch), trains)
+        with torch.no_grad():
+            for p, g, m, v in zip(trains, grads, first, second):
+                m.mul_(0.9).add_(0.1 * g)
+                v.mul_(0.999).add_(0.001 * g * g)
+                p -= lr * (m / (1 - 0.9**step)) / ((v / (1 - 0.999**step)).sqrt() + 1e-8)
+
+
+def constant(model, batches, lr):
+    """In train mode, with a schedule that does nothing and an optimiser over all there is: the base has no gradients."""
+    steps = torch.optim.AdamW(model.parameters(), lr)
+    schedule = torch.optim.lr_scheduler.LambdaLR(steps, lambda _: 1.0)
+    model.train()
+    for ids, labels in torch.utils.data.DataLoader(batches, batch_size=None):
+        ours.loss(model, ids, labels).backward()
+        steps.step()
+        schedule.step()
+        steps.zero_grad()
+
+
 # --- wrong programs ---------------------------------------------------------------------------------------------------
 class NoScale(ours.LoRA):
     def forward(self, x):
@@ -270,6 +373,59 @@ def base_too(model, batches, lr):
     ours.train(model, batches, lr)
 
 
+def scheduled(factor):
+    def train(model, batches, lr):
+        steps = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr)
+        schedule = torch.optim.lr_scheduler.LambdaLR(steps, lambda k: factor(k / len(batches)))
+        for ids, labels in batches:
+            steps.zero_grad()
+            ours.loss(model, ids, labels).backward()
+            steps.step()
+            schedule.step()
+
+    return train
+
+
+def train_and_merge(model, batches, lr):
+    ours.train(model, batches, lr)
+    ours.merge(model)
+
+
+def train_and_thaw(model, batches, lr):
+    ours.train(model, batches, lr)
+    model.requires_grad_(True)
+
+
+def every_second(loss, steps, number):
+    loss.backward()
+    if number % 2:
+        steps.step()
+        steps.zero_grad()
+
+
+def clipped(loss, steps, number):
+    steps.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(steps.param_groups[0]["params"], 1.0)
+    steps.step()
+
+
+def loss_and_backward(model, ids, labels):
+    value = ours.loss(model, ids, labels)
+    value.backward()
+    return value
+
+
+def from_first_to_last(says, ids, labels):
+    """Each row from its first label to its last, holes and all."""
+    total, count = 0.0, 0
+    for row in range(len(ids)):
+        there = (labels[row] != -100).nonzero()[:, 0].tolist()
+        a, z = max(there[0], 1), there[-1] + 1
+        total, count = total + F.cross_entropy(says[row, a - 1 : z - 1], ids[row, a:z], reduction="sum"), count + z - a
+    return total / count
+
+
 def anew(model, batches, lr):
     for batch in batches:
         ours.train(model, [batch], lr)
@@ -342,6 +498,69 @@ def again_and_again(model):
             m.scale = 0.0
 
 
+def saving_by(settings, tensors=lambda k, t, s: t):
+    """`save` whose config takes `settings(names, r, alpha)`."""
+
+    def save(model, folder, names, r, alpha):
+        saving(tensors=lambda k, t: tensors(k, t, alpha / r), **settings(names, r, alpha))(
+            model, folder, names, r, alpha
+        )
+
+    return save
+
+
+def only_A(model, folder, names, r, alpha):
+    saving()(model, folder, names, r, alpha)
+    held = {f"base_model.model.{k}": t for k, t in model.state_dict().items() if "lora_A" in k}
+    save_file(held, folder / "adapter_model.safetensors")
+
+
+def merge_some(which, strip=False):
+    def merge(model):
+        for path, m in [(p, m) for p, m in model.named_modules() if isinstance(m, ours.LoRA)]:
+            if which(path):
+                m.base.weight.data += m.scale * m.lora_B.weight.data @ m.lora_A.weight.data
+            if which(path) or strip:
+                model.set_submodule(path, m.base)
+
+    return merge
+
+
+def merge_rounding(kind):
+    def merge(model):
+        ours.merge(model)
+        for p in model.parameters():
+            p.data = p.data.to(kind).float()
+
+    return merge
+
+
+class KeepsTheProduct(Plain):
+    """The merge works s·B A out, and adds it beside the weight."""
+
+    D = None
+
+    @torch.no_grad()
+    def merge(self):
+        self.D = self.scaling * self.B @ self.A
+
+    def forward(self, x):
+        return super().forward(x) if self.D is None else self.base_layer(x) + F.linear(x, self.D)
+
+
+class ForgetsTheSum(Plain):
+    @torch.no_grad()
+    def merge(self):
+        self.W = self.base_layer.weight + self.scaling * self.B @ self.A
+
+
+class MergesWithAGraph(KeepsACopy):
+    def merge(self):
+        if not self.merged:
+            self.base_layer.weight.add_(self.scaling * self.B @ self.A)
+        self.merged = True
+
+
 def of_peft(model, names, r, alpha):
     return get_peft_model(model, LoraConfig(r=r, lora_alpha=alpha, target_modules=list(names)))
 
@@ -401,9 +620,40 @@ ANSWERS = {
 }  # fmt: skip
 
 RIGHT = {
-    "17.1": (MERGING, PLAIN, HOOKED, layered(AZero)),
-    "17.2": (MERGING, HOOKED),
-    "17.3": (MERGING, PLAIN),
+    "17.1": (
+        MERGING,
+        PLAIN,
+        HOOKED,
+        WRAPPED,
+        layered(AZero),
+        layered(Parametrized),
+        layered(BuiltInDropout),
+        layered(DropoutByMask),
+        replace(OURS, inject=inject_listing),
+    ),
+    "17.2": (
+        MERGING,
+        HOOKED,
+        WRAPPED,
+        replace(OURS, train=by_hand),
+        replace(OURS, train=constant),
+        replace(OURS, train=loop(kind=partial(torch.optim.AdamW, weight_decay=0.1))),
+        replace(layered(BuiltInDropout), train=constant),
+        replace(OURS, loss=loss_by(lambda s, ids, labels: ce(s[:, :-1], labels[:, 1:].clamp_min(0), ignore_index=0))),
+    ),
+    "17.3": (
+        MERGING,
+        PLAIN,
+        WRAPPED,
+        *map(with_method, (Folds, KeepsTheSum, KeepsACopy, ReturnsALinear, ThrowsTheFactorsAway, UnmergesToTrain)),
+        replace(OURS, save=saving(tensors=lambda k, t: t.double())),
+        replace(
+            OURS,
+            save=saving_by(lambda names, r, alpha: {"lora_alpha": r}, lambda k, t, s: s * t if "lora_B" in k else t),
+        ),
+        replace(OURS, save=saving_by(lambda names, r, alpha: {"lora_alpha": alpha / r**0.5, "use_rslora": True})),
+        replace(OURS, merge=lambda model: [ours.merge(model), model.lm_head][1]),
+    ),
 }
 MORE_WRONG = [
     ("17.1", replace(OURS, inject=thaws), "the base is not frozen"),
@@ -413,6 +663,29 @@ MORE_WRONG = [
     ("17.1", layered(Dead), "both zero"),
     ("17.1", replace(OURS, inject=by_first_name), "a layer is left out"),
     ("17.1", ours.LoRA, "not a page"),
+    ("17.1", replace(OURS, layer=LoRALinear), "not written by you"),
+    ("17.1", layered(lambda base, r, alpha: LoRALinear(base, r, alpha)), "not written by you"),
+    ("17.2", replace(OURS, inject=frozen_after), "the adapter is frozen"),
+    ("17.2", replace(OURS, loss=lambda model, ids, labels: model.forward(ids, labels=labels).loss), "the model's own loss"),
+    ("17.2", replace(OURS, loss=lambda model, ids, labels: model(ids, None, None, None, None, labels).loss), "the model's own loss"),
+    ("17.2", replace(OURS, loss=loss_and_backward), "the gradient cannot be computed"),
+    ("17.2", replace(OURS, loss=loss_by(lambda s, ids, labels: ce(s[:, :-1], labels[:, 1:], reduction="sum") / (labels != -100).sum())), "the first token counts"),
+    ("17.2", replace(OURS, loss=loss_by(lambda s, ids, labels: ce(s[:, :-1], labels[:, 1:], reduction="sum") / (ids != 0).sum())), "masked places count"),
+    ("17.2", replace(OURS, loss=loss_by(lambda s, ids, labels: ce(s[:, :-1], ids[:, 1:].masked_fill(labels[:, :-1] == -100, -100)))), "the mask is not shifted"),
+    ("17.2", replace(OURS, loss=loss_by(lambda s, ids, labels: ce(s[:, :-1], labels[:, 1:].clamp_min(0)))), "asked for token 0"),
+    ("17.2", replace(OURS, loss=loss_by(from_first_to_last)), "another number"),
+    ("17.2", replace(OURS, loss=lambda model, ids, labels: ours.loss(model, ids, labels).exp()), "perplexity"),
+    ("17.2", replace(OURS, train=scheduled(lambda part: 1 - part)), "the learning rate changes"),
+    ("17.2", replace(OURS, train=scheduled(lambda part: 0.3 + part)), "the learning rate changes"),
+    ("17.2", replace(OURS, train=lambda model, batches, lr: ours.train(model, batches, 3 * lr)), "another learning rate"),
+    ("17.2", replace(OURS, train=lambda model, batches, lr: ours.train(model, [batches[i] for i in (2, 0, 1, 4, 3)], lr)), "another order"),
+    ("17.2", replace(OURS, train=lambda model, batches, lr: ours.train(model, [b for b in batches for _ in (0, 1)], lr)), "more than once"),
+    ("17.2", replace(OURS, train=lambda model, batches, lr: ours.train(model, batches[:-1], lr)), "a batch is left out"),
+    ("17.2", replace(OURS, train=lambda model, batches, lr: ours.train(model, [(ids, ids) for ids, _ in batches], lr)), "the prompt's tokens"),
+    ("17.2", replace(OURS, train=loop(every_second)), "fewer steps than batches"),
+    ("17.2", replace(OURS, train=loop(clipped)), "the gradients are clipped"),
+    ("17.2", replace(OURS, train=train_and_merge), "another model after `train`"),
+    ("17.2", replace(OURS, train=train_and_thaw), "the base is thawed"),
     ("17.2", replace(OURS, train=base_too), "the head is trained"),
     ("17.2", replace(OURS, train=loop(kind=torch.optim.SGD)), "SGD"),
     ("17.2", replace(OURS, train=lambda model, batches, lr: ours.train(model, batches, 1e-3)), "another learning rate"),
@@ -422,6 +695,23 @@ MORE_WRONG = [
     ("17.3", replace(OURS, save=saving(use_rslora=True)), "rsLoRA"),
     ("17.3", replace(OURS, save=saving(target_modules=["gate_proj"])), "PEFT"),
     ("17.3", replace(OURS, save=only_B), "a factor is left out"),
+    ("17.3", replace(OURS, save=only_A), "a factor is left out"),
+    ("17.3", replace(OURS, save=saving(tensors=lambda k, t: t.half())), "half precision"),
+    ("17.3", replace(OURS, save=saving(tensors=lambda k, t: t.bfloat16())), "half precision"),
+    ("17.3", replace(OURS, save=saving(tensors=lambda k, t: t * 0)), "other numbers"),
+    ("17.3", replace(OURS, save=saving(target_modules=None)), "target_modules"),
+    ("17.3", replace(OURS, save=saving(target_modules="all-linear")), "more layers"),
+    ("17.3", replace(OURS, save=saving_by(lambda names, r, alpha: {"target_modules": [*names, "up_proj"]})), "more layers"),
+    ("17.3", replace(OURS, save=saving_by(lambda names, r, alpha: {"target_modules": names[:1]})), "other layers"),
+    ("17.3", replace(OURS, save=saving(layers_to_transform=[0])), "other layers"),
+    ("17.3", replace(OURS, merge=merge_some(lambda path: ".0." in path)), "merge leaves a layer out"),
+    ("17.3", replace(OURS, merge=merge_some(lambda path: ".0." in path, strip=True)), "merge leaves a layer out"),
+    ("17.3", replace(OURS, merge=copy.deepcopy), "merge does nothing"),
+    ("17.3", with_method(KeepsTheProduct), "merge does nothing"),
+    ("17.3", with_method(ForgetsTheSum), "merge does nothing"),
+    ("17.3", with_method(MergesWithAGraph), "hangs on A and B"),
+    ("17.3", replace(OURS, merge=merge_rounding(torch.half)), "precision lost"),
+    ("17.3", replace(OURS, merge=merge_rounding(torch.bfloat16)), "precision lost"),
     ("17.3", replace(OURS, merge=merge_zeroing), "merge does nothing"),
     ("17.3", replace(OURS, merge=merging(lambda m, BA: m.scale * BA, call=2)), "in merge: "),
     ("17.3", replace(OURS, merge=merging(lambda m, BA: -m.scale * BA)), "subtracted"),

@@ -5,11 +5,10 @@ import io
 import json
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lora_edu.course.blank_page import Page
@@ -22,10 +21,12 @@ from lora_edu.course.checks.judged_page import (
     merged_reference,
     targets,
     tiny,
+    whole,
 )
 from lora_edu.course.exercises import Wrong, close, shown, told
-from lora_edu.course.lawbook.diagnosis import name_scale
+from lora_edu.course.lawbook.diagnosis import COARSE, name_scale
 from lora_edu.course.lawbook.probe import Case
+from lora_edu.course.lawbook.probe import tensors as tensors_of
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -50,16 +51,19 @@ def judge_folder(page: Page, settings: Settings, seed: int, ids: Tensor) -> None
         tensors, config = _files(folder)
         read = _read_by_peft(folder)
         _judge_keys(tensors, made, ids, read)
+        _judge_digits(tensors, made)
+        if not isinstance(read, Exception):
+            _judge_layers(read, config, settings)
+            if close(logits(read, ids), before, 1e-4):
+                return  # the same model is the same model, however scale and factors share it out
         _judge_tensors(tensors, made)
         _judge_config(config, settings)
         if isinstance(read, Exception):
             raise Wrong("PEFT cannot load the folder", told(read))
-        got = logits(read, ids)
-    if not close(got, before, 1e-4):
-        raise Wrong(
-            "PEFT reads another model",
-            f"with {settings} PEFT loads the folder, and its model says something else than yours",
-        )
+    raise Wrong(
+        "PEFT reads another model",
+        f"with {settings} PEFT loads the folder, and its model says something else than yours",
+    )
 
 
 def _files(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -127,6 +131,33 @@ def _judge_keys(tensors: dict[str, Tensor], made: Adapted, ids: Tensor, read: An
     raise Wrong("other keys than PEFT's", f"the file holds `{shown(key)}` and lacks `{min(lost, key=len)}`")
 
 
+def _judge_digits(tensors: dict[str, Tensor], made: Adapted) -> None:
+    for path, factors in made.values().items():
+        for slot, want in zip("AB", factors):
+            got = tensors[key := f"{PREFIX}{path}.lora_{slot}.weight"]
+            if got.is_floating_point() and got.element_size() < want.element_size():
+                raise Wrong(
+                    "saved in half precision",
+                    f"`{key}` is {got.dtype}, and the factor is {want.dtype}: digits are lost",
+                )
+
+
+def _judge_layers(read: Any, config: dict[str, Any], settings: Settings) -> None:
+    has = {
+        path.removeprefix(PREFIX) for path, module in read.named_modules() if len(getattr(module, "lora_A", None) or ())
+    }
+    said = f"`target_modules` is {shown(config.get('target_modules'))}"
+    if lost := sorted(targets(settings).keys() - has):
+        raise Wrong(
+            "target_modules: PEFT puts its adapter on other layers", f"with {settings} {said}, and {lost[0]} gets none"
+        )
+    if more := sorted(has - targets(settings).keys()):
+        raise Wrong(
+            "target_modules: PEFT puts its adapter on more layers",
+            f"with {settings} {said}: {more[0]} gets one too, which is not in your file and starts anew",
+        )
+
+
 def _judge_tensors(tensors: dict[str, Tensor], made: Adapted) -> None:
     for path, (A, B) in made.values().items():
         for slot, want, other in (("A", A, B), ("B", B, A)):
@@ -139,7 +170,7 @@ def _judge_tensors(tensors: dict[str, Tensor], made: Adapted) -> None:
                 raise Wrong("a factor is transposed in the file", shapes)
             if not got.is_floating_point() or not close(got.to(want.dtype), want, 1e-5):
                 scale = float((got.float() * want).sum() / want.square().sum())
-                if close(got.float(), scale * want, 1e-3):
+                if abs(scale) > 1e-6 and close(got.float(), scale * want, 1e-3):
                     raise Wrong(
                         "the scale is saved in the factors",
                         f"`{key}` is {scale:.3g} × the factor, and PEFT multiplies by α/r again",
@@ -162,29 +193,27 @@ def judge_merge(page: Page, settings: Settings, seed: int, ids: Tensor) -> None:
     """Raises: Wrong, where the merged model says something else, the weights are others, or a second merge adds once more."""
     made = adapted(page, settings, seed)
     before, values = logits(made.model, ids), made.values()
-    merged = _merged(page, made.model)
+    merged = _merged(page, made.model, settings)
     after = logits(merged, ids)
-    share = _in_the_weights(merged, values, settings)
-    if share is not None and abs(share) < 1e-4:
+    shares = _in_the_weights(merged, values, settings)
+    still = [path for path, share in shares.items() if share is not None and abs(share) < 1e-4]
+    if len(still) == len(shares):
         raise Wrong("merge does nothing", "after `merge` the weights are still W₀")
+    if still:
+        raise Wrong("merge leaves a layer out", f"with {settings} the weights of {still[0]} are still W₀ after `merge`")
     if not close(after, before, 1e-4):
-        if share is not None and abs(share - 1) < 1e-3:
-            twice = close(after, logits(merged_reference(values, 2 * settings.scale), ids), 1e-3)
-            raise Wrong(
-                "after the merge the adapter is still added: counted twice"
-                if twice
-                else "another output after the merge",
-                f"with {settings} the weights are W₀ + s·B A, as they should be, and the output is not that of these weights",
-            )
-        if share is not None:
-            bug = name_scale(share * settings.scale, Case(r=settings.r, alpha=settings.alpha))
-            raise Wrong(f"in merge: {bug}", f"with {settings} {share:.3g} × s·B A went into the weights")
+        _say_merge(shares, before, after, values, settings, ids)
+    if any(not p.is_leaf for p in merged.parameters()):
         raise Wrong(
-            "another weight than W₀ + s·B A",
-            f"with {settings} the merged model says something else than before the merge",
+            "the merged weight hangs on A and B", "it has kept the graph that leads to them: merge in `torch.no_grad()`"
+        )
+    if _listens(merged, made, ids, after):
+        raise Wrong(
+            "merge does nothing",
+            "after `merge` the output still depends on A and B: they are added beside W₀ as before",
         )
     try:
-        again = logits(_merged(page, merged), ids)
+        again = logits(_merged(page, merged, settings), ids)
     except Wrong:
         return  # it refuses, and that is an answer too
     if not close(again, after, 1e-4):
@@ -194,26 +223,87 @@ def judge_merge(page: Page, settings: Settings, seed: int, ids: Tensor) -> None:
         )
 
 
-def _merged(page: Page, model: Any) -> Any:
-    got = called(page, "merge", model)
-    return got if isinstance(got, torch.nn.Module) else model
+def _say_merge(
+    shares: dict[str, float | None],
+    before: Tensor,
+    after: Tensor,
+    values: dict[str, tuple[Tensor, Tensor]],
+    settings: Settings,
+    ids: Tensor,
+) -> None:
+    """Raises: Wrong, that names why a merged model says something else."""
+    if float((after - before).norm()) < COARSE * float(before.norm()):
+        raise Wrong(
+            "precision lost in the merge",
+            f"with {settings} the output is the right one but for rounding: is something cast to 16 bits?",
+        )
+    known = [share for share in shares.values() if share is not None]
+    share = known[0] if len(known) == len(shares) and max(known) - min(known) < 1e-3 else None
+    if share is not None and abs(share - 1) < 1e-3:
+        twice = close(after, logits(merged_reference(values, 2 * settings.scale), ids), 1e-3)
+        raise Wrong(
+            "after the merge the adapter is still added: counted twice" if twice else "another output after the merge",
+            f"with {settings} the weights are W₀ + s·B A, as they should be, and the output is not that of these weights",
+        )
+    if share is not None:
+        bug = name_scale(share * settings.scale, Case(r=settings.r, alpha=settings.alpha))
+        raise Wrong(f"in merge: {bug}", f"with {settings} {share:.3g} × s·B A went into the weights")
+    raise Wrong(
+        "another weight than W₀ + s·B A", f"with {settings} the merged model says something else than before the merge"
+    )
 
 
-def _in_the_weights(model: Any, values: dict[str, tuple[Tensor, Tensor]], settings: Settings) -> float | None:
-    """How many times s·B A went into the weights; None where they are no such mixture, or cannot be found."""
-    base, shares = tiny(), []
+def _merged(page: Page, model: Any, settings: Settings) -> Any:
+    return whole(called(page, "merge", model), model, settings)
+
+
+def _held(model: Any, paths: Iterable[str]) -> dict[str, list[Tensor]]:
+    """path: the tensors that lie there, whether parameter, buffer or attribute; none where the path leads nowhere."""
     now = dict(model.named_modules())
-    for path, (A, B) in values.items():
+    at = {path: next((name for name in now if name == path or name.endswith(f".{path}")), None) for path in paths}
+    return {
+        path: [tensor for _, tensor in tensors_of(now[name]).values()] if name is not None else []
+        for path, name in at.items()
+    }
+
+
+def _in_the_weights(
+    model: Any, values: dict[str, tuple[Tensor, Tensor]], settings: Settings
+) -> dict[str, float | None]:
+    """path: how many times s·B A went into the weight; None where there is no such mixture, or no weight. A copy of W₀ may lie beside it."""
+    base, found = tiny(), {}
+    for path, held in _held(model, values).items():
+        A, B = values[path]
         W0, BA = base.get_submodule(path).weight.detach(), settings.scale * B @ A
-        at = next((name for name in now if name == path or name.endswith(f".{path}")), None)
-        if at is None:
-            return None
-        held = [p for p in now[at].state_dict().values() if p.shape == W0.shape]
-        if not held:
-            return None
-        change = held[0] - W0
-        share = float((change * BA).sum() / BA.square().sum())
-        if float((change - share * BA).norm()) > 1e-3 * float(BA.norm()):
-            return None
-        shares.append(share)
-    return shares[0] if max(shares) - min(shares) < 1e-3 else None
+        shares = []
+        for W in (t.detach() if t.shape == W0.shape else t.detach().T for t in held if t.dim() == 2):
+            if W.shape == W0.shape:
+                change = W.to(W0.dtype) - W0
+                share = float((change * BA).sum() / BA.square().sum())
+                if float((change - share * BA).norm()) <= 1e-3 * float(BA.norm()):
+                    shares.append(share)
+        found[path] = max(shares, key=lambda share: (abs(share - 1) < 1e-3, abs(share)), default=None)
+    return found
+
+
+def _listens(model: Any, made: Adapted, ids: Tensor, says: Tensor) -> bool:
+    """Whether the output depends on A and on B, each by itself; where one of the two is zero, as after some merges, it does not on the other."""
+    held = _held(model, made.factors)
+    first: dict[int, Tensor] = {}
+    second: dict[int, Tensor] = {}
+    for path, (out, n_in) in targets(made.settings).items():
+        A, _, B, _ = made.factors[path]
+        r = made.settings.r
+        first |= {id(t): t for t in [A, *held[path]] if tuple(t.shape) in ((r, n_in), (n_in, r))}
+        second |= {id(t): t for t in [B, *held[path]] if tuple(t.shape) in ((r, out), (out, r))}
+    return all(_heard(model, factors.values(), ids, says) for factors in (first, second))
+
+
+def _heard(model: Any, factors: Iterable[Tensor], ids: Tensor, says: Tensor) -> bool:
+    kept = [(t, t.detach().clone()) for t in factors]
+    for t, _ in kept:
+        t.data.add_(1.0)
+    heard = not close(logits(model, ids), says, 1e-4)
+    for t, was in kept:
+        t.data.copy_(was)
+    return heard

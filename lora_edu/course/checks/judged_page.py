@@ -52,14 +52,16 @@ def tiny(seed: int = 0) -> Any:
 
 
 def batches(draw: torch.Generator, count: int) -> list[Batch]:
-    """Rows of prompt, answer and padding at the end; prompt and padding are masked in the labels."""
+    """Rows of prompt, answer and padding at the end; prompt and padding are masked. In every other batch a row has no prompt, and a hole."""
     made = []
-    for _ in range(count):
+    for number in range(count):
         ids = torch.randint(1, VOCAB, (3, 12), generator=draw)
         labels = ids.clone()
-        for row, (prompt, length) in enumerate(((5, 12), (3, 9), (6, 8))):
+        for row, (prompt, length) in enumerate(((0 if number % 2 else 5, 12), (3, 9), (6, 8))):
             ids[row, length:] = PAD
             labels[row, :prompt] = labels[row, length:] = IGNORE
+        if number % 2:
+            labels[0, 4:7] = IGNORE
         made.append((ids, labels))
     return made
 
@@ -86,8 +88,9 @@ def needs(page: Any, *parts: str) -> None:
                 "not a function",
                 f"`{part}` is {kind(getattr(page, part))}: hand over the function (or class) itself, without calling it",
             )
-        home = str(getattr(getattr(page, part), "__module__", "")).split(".")[0]
-        if home in ("peft", "transformers"):
+        module = str(getattr(getattr(page, part), "__module__", ""))
+        home = module.split(".")[0]
+        if home in ("peft", "transformers", "lora_edu") and module != "lora_edu.course.thirty_lines":
             raise Wrong("not written by you", f"`{part}` comes from the package {home}")
 
 
@@ -141,8 +144,10 @@ def adapted(page: Page, settings: Settings, seed: int | None = None) -> Adapted:
     model = tiny()
     given = dict(model.named_modules())
     got = called(page, "inject", model, list(settings.names), settings.r, settings.alpha)
-    if isinstance(got, nn.Module):
-        model = got
+    model = whole(got, model, settings).eval()  # a layer just made is in train mode
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
     now = dict(model.named_modules())
     found, lost = {}, []
     for path, (out, n_in) in targets(settings).items():
@@ -164,6 +169,12 @@ def adapted(page: Page, settings: Settings, seed: int | None = None) -> Adapted:
     if seed is not None:
         made.fill(seed)
     return made
+
+
+def whole(got: Any, model: Any, settings: Settings) -> Any:
+    """What was returned, where it is a model that holds the named layers; else the model that was handed over."""
+    names = [f".{name}" for name, _ in got.named_modules()] if isinstance(got, nn.Module) else []
+    return got if all(any(name.endswith(f".{path}") for name in names) for path in targets(settings)) else model
 
 
 def _pair(module: nn.Module, r: int, out: int, n_in: int) -> tuple[nn.Parameter, bool, nn.Parameter, bool] | None:
