@@ -1,7 +1,7 @@
 """How long a learner is busy with a page or a part of it: counted cell by cell, at rates that are written here.
 
-Words at a reading rate, code at lines a minute, the exercises' own minutes, predictions, questions and widgets each at a flat price, and
-what the cells compute. An estimate: no class has been timed.
+Words at a reading rate, code at lines a minute, the exercises' own minutes, predictions, questions and widgets each at a flat price, what
+the cells compute, and in a lesson the talk about each prediction. An estimate: no class has been timed.
 """
 
 import ast
@@ -20,6 +20,8 @@ PREDICTION = 1.0
 QUESTION = 0.5
 WIDGET = 3.0
 RUN = 2.0  # minutes that a whole chapter computes at most (its rule), shared by its code cells
+TRAINS = {"teach": 1.0}  # calls that train, each on top of that: half a minute on a free laptop, two on a busy one
+TALK = 2.0  # where a class talks about its votes: so much a prediction
 
 
 def minutes(cells: Iterable[NotebookNode], run: float = RUN) -> float:
@@ -40,11 +42,19 @@ def cell_minutes(cell: NotebookNode) -> float:
             total += exercises()[first].minutes
         elif name == "predict":
             total += PREDICTION
+        elif name in TRAINS:
+            total += TRAINS[name]
         elif name == "quiz" and first:
             total += QUESTION * len(quiz(first).items)
     if any(isinstance(node, ast.ImportFrom) and node.module == "lora_edu.widgets" for node in ast.walk(tree)):
         total += WIDGET
     return total
+
+
+def predictions(cells: Iterable[NotebookNode]) -> int:
+    """How many predictions these cells ask for."""
+    trees = [parse(cell.source) for cell in cells if cell.cell_type == "code"]
+    return sum(name == "predict" for tree in trees if tree for name, _ in _calls(tree))
 
 
 def _calls(tree: ast.AST) -> Iterator[tuple[str, str]]:

@@ -15,7 +15,8 @@ from nbformat import NotebookNode
 
 from lora_edu.course.classroom.answer_cells import bound, parse, used
 from lora_edu.course.classroom.handout import blank
-from lora_edu.course.classroom.minutes import RUN, minutes
+from lora_edu.course.classroom.leftovers import tidy, with_minutes
+from lora_edu.course.classroom.minutes import RUN, TALK, minutes, predictions
 from lora_edu.course.classroom.roster import ClassroomError
 from lora_edu.course.notebooks.files import FOLDER, chapters, write
 from lora_edu.course.notebooks.learner import HANDED_OUT
@@ -30,16 +31,19 @@ class Part(NamedTuple):
 
 
 class Path_(NamedTuple):
-    """A path: what it is for, the most minutes of each of its sittings, and its sittings."""
+    """A path: what it is for, the most minutes of each of its sittings, its sittings, and minutes of talk that each prediction gets."""
 
     title: str
     most: int
     sittings: tuple[tuple[Part, ...], ...]
+    talk: float = 0.0
 
 
 PATHS = {
     "class90": Path_(
-        "a lesson of 90 minutes", 90, ((Part("00", (1, 2, 3)), Part("01", (1, 2)), Part("03", without=("03.1", "03.2", "03.4"))),)
+        "a lesson of 90 minutes", 90,
+        ((Part("00", (1, 2, 3)), Part("01", (1, 2)), Part("03", (1, 2, 3, 4, 5, 6, 7), ("03.1", "03.2", "03.3"))),),
+        talk=TALK,
     ),
     "oneday": Path_(
         "a day of six hours",
@@ -73,7 +77,8 @@ def sittings(path: str, folder: Path = FOLDER) -> list[list[Built]]:
     """The pages of a path, a list for each sitting. Raises ClassroomError for a path that is none."""
     if path not in PATHS:
         raise ClassroomError(f"there is no path {path!r}; there are {', '.join(PATHS)}")
-    return [[built for part in sitting if (built := _page(part, folder))] for sitting in PATHS[path].sittings]
+    talk = PATHS[path].talk
+    return [[built for part in sitting if (built := _page(part, folder, talk))] for sitting in PATHS[path].sittings]
 
 
 def build(path: str, target: Path, folder: Path = FOLDER) -> list[list[Built]]:
@@ -97,7 +102,7 @@ def build(path: str, target: Path, folder: Path = FOLDER) -> list[list[Built]]:
     return made
 
 
-def _page(part: Part, folder: Path) -> Built | None:
+def _page(part: Part, folder: Path, talk: float = 0.0) -> Built | None:
     source = next(
         (page for page in chapters(folder=folder) if page.parent == folder and page.name.startswith(part.chapter)), None
     )
@@ -105,21 +110,29 @@ def _page(part: Part, folder: Path) -> Built | None:
         return None  # a chapter that this edition of the course does not have
     notebook = blank(source)
     every = notebook.cells
-    kept = {i for i, section in enumerate(_sections(every)) if _chosen(every[i], section, part)}
+    dropped = _of_dropped(every, part.without)
+    kept = {i for i, section in enumerate(_sections(every)) if i not in dropped and _chosen(every[i], section, part)}
     for i in sorted(kept, reverse=True):
         if i in kept:
             kept |= _leant_on(every, i, kept)
     notebook.cells = [every[i] for i in sorted(kept)]
+    tidy(notebook.cells, part.chapter, part.without, part.sections)
     code = sum(cell.cell_type == "code" for cell in every)
     run = RUN * sum(cell.cell_type == "code" for cell in notebook.cells) / max(code, 1)
-    total = minutes(notebook.cells, run)
+    asked = predictions(notebook.cells)
+    total = minutes(notebook.cells, run) + talk * asked
     what = (
         f"sections {', '.join(map(str, part.sections))} of this chapter"
         if part.sections
         else "this chapter without its optional parts"
     )
     left = f", without exercise{'s' * (len(part.without) > 1)} {', '.join(part.without)}" if part.without else ""
-    note = f"> On this path: {what}{left}. About {total:.0f} minutes."
+    spoken = f", {talk * asked:.0f} of them to talk about {asked} predictions" if talk and asked else ""
+    note = (
+        f"> On this path: {what}{left}. About {total:.0f} minutes{spoken}. Where the page speaks of optional sections, of later ones or of "
+        "other pages that are not here: they are in the whole course."
+    )
+    notebook.cells[0].source = with_minutes(notebook.cells[0].source, total)
     notebook.cells.insert(1, nbformat.v4.new_markdown_cell(note, id=f"path-{part.chapter}"))
     return Built(source.name, notebook, total)
 
@@ -133,10 +146,26 @@ def _sections(cells: list[NotebookNode]) -> Iterator[int | None]:
         yield now
 
 
+def _of_dropped(cells: list[NotebookNode], without: tuple[str, ...]) -> set[int]:
+    """The cells of the exercises in `without`, with the words before them that are tagged as theirs."""
+    found: set[int] = set()
+    for exercise in without:
+        call = re.compile(rf"\b(exercise|check|hint)\(\"{re.escape(exercise)}\"")
+        own = [i for i, cell in enumerate(cells) if cell.cell_type == "code" and call.search(cell.source)]
+        before = min(own, default=0) - 1
+        while (
+            before >= 0
+            and cells[before].cell_type == "markdown"
+            and "exercise" in cells[before].metadata.get("tags", ())
+        ):
+            own.append(before)
+            before -= 1
+        found.update(own)
+    return found
+
+
 def _chosen(cell: NotebookNode, section: int | None, part: Part) -> bool:
     if "optional" in cell.metadata.get("tags", ()):
-        return False
-    if any(re.search(rf"\b(exercise|check|hint)\(\"{re.escape(exercise)}\"", cell.source) for exercise in part.without):
         return False
     return not part.sections or section == 0 or section in part.sections
 

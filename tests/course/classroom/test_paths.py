@@ -11,9 +11,10 @@ from helpers import NOTEBOOKS
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
 from lora_edu.course.chapters import CHAPTERS, NEEDS, before
+from lora_edu.course.classroom import leftovers
 from lora_edu.course.classroom.answer_cells import answers, bound, parse, used
 from lora_edu.course.classroom.graph import as_svg, direct, levels
-from lora_edu.course.classroom.minutes import PREDICTION, WORDS, cell_minutes
+from lora_edu.course.classroom.minutes import PREDICTION, TALK, TRAINS, WORDS, cell_minutes, predictions
 from lora_edu.course.classroom.paths import PATHS, Part, _page, sittings
 
 
@@ -44,6 +45,93 @@ def test_every_name_on_a_path_has_a_meaning_before_it_is_used(made, path):
                 known |= bound(statement)  # a function may name itself
                 there = known | late if isinstance(statement, ast.FunctionDef | ast.ClassDef) else known
                 assert used(statement) <= there, f"{page.name}: {sorted(used(statement) - there)} in\n{cell.source}"
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_page_says_nothing_of_an_exercise_that_it_has_not(made, path):
+    parts = {part.chapter: part for sitting in PATHS[path].sittings for part in sitting}
+    for page in (page for sitting in made[path] for page in sitting):
+        chapter = next(each for each in parts if page.name.startswith(each))
+        here = answers(page.notebook)
+        every = answers(nbformat.read(NOTEBOOKS / page.name, 4))
+        code = [parse(cell.source) for cell in page.notebook.cells if cell.cell_type == "code"]
+        known = set().union(*(bound(statement) for tree in code for statement in tree.body))
+        cut = set(parts[chapter].without)
+        gone = {
+            name
+            for exercise in cut & set(every)
+            for statement in parse(every[exercise].written).body
+            for name in bound(statement)
+        } - known
+        for cell in page.notebook.cells:
+            if cell.id.startswith("path-"):
+                continue
+            named = {exercise for exercise in cut if exercise in cell.source}
+            used_ = {
+                name
+                for name in gone
+                if cell.cell_type == "markdown"
+                and re.search(rf"\b{name}\b", " ".join(re.findall(r"`[^`]+`", cell.source)))
+            }
+            assert not named and not used_, f"{page.name}: {named or used_} in\n{cell.source}"
+        assert not cut & set(here)
+        tagged = [
+            cell
+            for cell in page.notebook.cells
+            if "exercise" in cell.metadata.get("tags", ()) and cell.cell_type == "markdown"
+        ]
+        assert here or not tagged, f"{page.name} has words of exercises and no exercise: {tagged}"
+
+
+def test_words_that_a_path_cuts_stand_in_their_chapters_and_not_on_its_page(made):
+    parts = {(part.chapter, part.without) for path in PATHS.values() for sitting in path.sittings for part in sitting}
+    for chapter, changes in (
+        *leftovers.OF_ALL_PATHS.items(),
+        *((exercise[:2], changes) for exercise, changes in leftovers.OF_EXERCISES.items()),
+    ):
+        source = next(NOTEBOOKS.glob(f"{chapter}_*.ipynb"))
+        text = "\n\n".join(cell.source for cell in nbformat.read(source, 4).cells)
+        for old, _ in changes:
+            assert text.count(old) == 1, old
+    for chapter, goals in leftovers.GOALS_OF_SECTIONS.items():
+        header = nbformat.read(next(NOTEBOOKS.glob(f"{chapter}_*.ipynb")), 4).cells[0].source
+        assert all(f"\n{goal}" in header for _, goal in goals), chapter
+    assert set(leftovers.OF_EXERCISES) <= {exercise for _, without in parts for exercise in without}
+    for sitting in made["class90"]:
+        text = "\n".join(cell.source for page in sitting for cell in page.notebook.cells)
+        for gone in (
+            "The other factor is yours",
+            "MyLoRALinear",
+            "before you read on",
+            "write a LoRA layer",
+            "transposed product in the merge",
+            "at the end.”",
+            "fifteen questions",
+            "take a matrix apart",
+            "low-rank, and what r",
+            "“Your name is not learnt”",
+        ):
+            assert gone not in text, gone
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_header_says_the_minutes_of_its_path(made, path):
+    for page in (page for sitting in made[path] for page in sitting):
+        assert f"**Minutes:** about {page.minutes:.0f} on this path." in page.notebook.cells[0].source
+        assert (
+            page.notebook.cells[0].source.count("**Minutes:**") == 1
+            and "optional sections" not in page.notebook.cells[0].source
+        )
+
+
+def test_a_lesson_has_time_to_train_and_to_talk(made):
+    pages = made["class90"][0]
+    alone = [page for page in (_page(part, NOTEBOOKS) for part in PATHS["class90"].sittings[0])]
+    asked = sum(predictions(page.notebook.cells) for page in pages)
+    assert asked >= 6
+    assert sum(page.minutes for page in pages) == pytest.approx(sum(page.minutes for page in alone) + TALK * asked)
+    assert "of them to talk about 3 predictions" in pages[0].notebook.cells[1].source
+    assert cell_minutes(new_code_cell("teach(model, tokenizer, name)")) >= TRAINS["teach"]
 
 
 def test_a_part_brings_what_it_leans_on_and_leaves_out_what_it_should():
