@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +22,7 @@ course = typer.Typer(
 )
 Chapters = Annotated[
     str | None,
-    typer.Option(metavar="03,05", help="Only these chapters, by number; the card and the refresher go along."),
+    typer.Option(metavar="03,05", help="Only these chapters, by number."),
 ]
 Key = Annotated[
     str | None,
@@ -59,17 +61,25 @@ def release(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to; nothing that is there is written over.")],
     roster: Annotated[
         Path | None,
-        typer.Option(help="A file with a student's name on each line: a folder and cases of their own for each."),
+        typer.Option(
+            help="A text file with a student's name on each line, or a CSV whose first column is the name: a folder and cases of their own for each."
+        ),
     ] = None,
-    chapters: Chapters = None,
+    chapters: Annotated[
+        str | None,
+        typer.Option(
+            metavar="03,05",
+            help="Only these chapters, by number; the pages without a number (card, refresher, choosing, inventory) go along.",
+        ),
+    ] = None,
     key: Key = None,
     nbgrader: Annotated[bool, typer.Option("--nbgrader", help="Write a course folder for nbgrader instead.")] = False,
 ) -> None:
-    """Write student copies of the chapters: no outputs, no solutions.
+    """Write student copies of the chapters: no outputs, no solutions notebooks.
 
     With a roster each student gets a folder, and exercises that draw random cases draw other ones for each, the same each time.
 
-    Examples: `lora-edu course release handout --roster class.txt --chapters 03,05,13`, `lora-edu course release nb --nbgrader`
+    Examples: `lora-edu course release handout --roster class.txt --chapters 03,05,13 --key "a phrase of your own"`, `lora-edu course release nb --nbgrader`
     """
     from lora_edu.course.classroom import roster as seats
     from lora_edu.course.classroom.for_nbgrader import write_source
@@ -86,11 +96,12 @@ def release(
         return
     class_ = seats.read_roster(roster, key) if roster else None
     homes = hand_out(folder, class_, listed(chapters), source)
-    pages = len(list(homes[0].glob("*.ipynb")))
-    typer.echo(
-        f"{counted(pages, 'page')} without solutions in {f'each of {len(homes)} folders of {folder}' if class_ else folder}."
-    )
+    pages = counted(len(list(homes[0].glob("*.ipynb"))), "page")
+    each = f"for each of {counted(len(homes), 'student')} " if class_ else ""
+    typer.echo(f"Wrote {pages} {each}to {folder}, no solutions notebooks.")
     if class_:
+        if key == seats.KEY:
+            typer.echo("Without --key seats are drawn from names alone: whoever knows a name can compute its seat.")
         typer.echo(f"{folder / SEATS} says who has which number: it is yours, not theirs.")
 
 
@@ -110,9 +121,9 @@ def grade(
     """Check every answer of a folder of submissions: each in a process of its own, on the student's cases and on cases held back.
 
     Writes a CSV with a row for each student and exercise, and a page of the commonest bugs without names. Nothing of a submission is run
-    by the grader itself; what the system does not let it take away from an answer is said at the end.
+    by the grader itself; which walls held, and which this system does not allow, is said at the end. One answer after another: some seconds each.
 
-    Examples: `lora-edu course grade submitted --out results`, `lora-edu course grade submitted --chapters 03 --seconds 30`
+    Examples: `lora-edu course grade submitted --out results --key "a phrase of your own"`, `lora-edu course grade submitted --chapters 03`
     """
     from lora_edu.course.classroom.confine import Limits
     from lora_edu.course.classroom.grading import BUGS, GRADES, write_grades
@@ -122,9 +133,16 @@ def grade(
     hidden = (source, source.parent / "tests")
     target = out or folder.absolute().parent
     limits = Limits(seconds=seconds, memory=int(memory * 1e9))
-    graded = grade_all(folder, listed(chapters), limits, key or "", hidden, say=typer.echo)
+    if not key:
+        key = secrets.token_hex(16)
+        typer.echo(f"Held-back cases are drawn from a new key. To grade with the same ones again: --key {key}")
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        typer.echo(
+            "You are root: a fault in the walls would open all of this machine to an answer. Better grade as an ordinary user."
+        )
+    graded = grade_all(folder, listed(chapters), limits, key, hidden, say=typer.echo)
     write_grades(graded, target)
-    for sentence in (*graded.open_to, *(f"Not read: {name}" for name in graded.unreadable)):
+    for sentence in (graded.walls, *graded.open_to, *(f"Not read: {name}" for name in graded.unreadable)):
         typer.echo(sentence)
     typer.echo(f"{target / GRADES}: {counted(len(graded.rows), 'row')}. For the class, without names: {target / BUGS}.")
 
@@ -143,11 +161,14 @@ def collect(
         str, typer.Option(help="Address of the room; 0.0.0.0 lets the class in, 127.0.0.1 only this machine.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the room; 0 takes a free one.")] = 8700,
+    list_: Annotated[
+        bool, typer.Option("--list", help="Say which predictions there are, and do nothing else.")
+    ] = False,
 ) -> None:
     """Gather a class's locked predictions and show them as a histogram, before the reveal. No names.
 
-    With files: from what students handed in. Without: a room on this machine, whose code the class types in; students vote in the browser,
-    or a cell of theirs joins (`from lora_edu.course.classroom.room import join`) and each prediction they lock is counted.
+    With files: from what students handed in. Without: a room on this machine, at an address that ends in the room's code; students open it in a browser,
+    or a cell of theirs joins (`from lora_edu.course.classroom.room import join`, then `join("http://…/CODE")`) and each prediction they lock is counted.
 
     Examples: `lora-edu course collect handed_in --question 03-silent-start`, `lora-edu course collect --host 0.0.0.0`
     """
@@ -155,6 +176,9 @@ def collect(
     from lora_edu.course.classroom.roster import ClassroomError
 
     known = questions(_pages())
+    if list_:
+        typer.echo("\n".join(f"{each.id:<22} {each.text}" for each in known.values()))
+        return
     if question is not None and question not in known:
         raise ClassroomError(f"there is no prediction {question!r}; there are {', '.join(known)}")
     if files:
@@ -164,8 +188,6 @@ def collect(
         for line in unread:
             typer.echo(f"Not read: {line}")
         return
-    import secrets
-
     from lora_edu.course.classroom.room import create_room, new_code
     from lora_edu.serving.running import bind, require_extra
 
@@ -202,7 +224,7 @@ def build(
     ],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to: a new folder.")],
 ) -> None:
-    """Write the notebooks of a path: what of each chapter fits into its time, without optional parts, outputs and solutions.
+    """Write the notebooks of a path: what of each chapter fits into its time, without optional parts, outputs and solutions notebooks.
 
     Example: `lora-edu course build class90 lesson`
     """
@@ -213,9 +235,10 @@ def build(
         for page in sitting:
             typer.echo(f"  {page.minutes:4.0f} minutes  {page.name}")
         of = f" of week {number}" if path is PathName.FOURWEEKS else ""
+        talk = "talk about predictions included" if PATHS[path.value].talk else "talk and pauses not included"
         total = sum(page.minutes for page in sitting)
         typer.echo(
-            f"{total:.0f} of {PATHS[path.value].most} minutes{of}, counted at the rates of lora_edu/course/classroom/minutes.py."
+            f"{total:.0f} of {PATHS[path.value].most} minutes{of}, {talk}, counted at the rates of lora_edu/course/classroom/minutes.py."
         )
 
 
@@ -224,11 +247,13 @@ def graph(
     chapters: Annotated[
         str | None, typer.Argument(metavar="[03,05]", help="The chapters you want; all without it.")
     ] = None,
-    svg: Annotated[Path | None, typer.Option(help="Draw the whole graph into this file.")] = None,
+    svg: Annotated[
+        Path | None, typer.Option(help="Draw the whole graph into this file, with the chapters you want marked.")
+    ] = None,
 ) -> None:
     """Say which chapters a chapter leans on, and what comes along if you teach only some.
 
-    Examples: `lora-edu course graph 03,05,13`, `lora-edu course graph --svg graph.svg`
+    Examples: `lora-edu course graph 03,05,13`, `lora-edu course graph 03,05,13 --svg graph.svg`
     """
     from lora_edu.course.chapters import NEEDS
     from lora_edu.course.classroom.graph import as_svg, as_text
@@ -240,4 +265,5 @@ def graph(
         raise ClassroomError(f"there is no chapter {unknown[0]!r}; there are {', '.join(NEEDS)}")
     typer.echo(as_text(wanted))
     if svg:
-        write_whole(svg, as_svg())
+        write_whole(svg, as_svg(wanted))
+        typer.echo(f"Drawn: {svg}.")

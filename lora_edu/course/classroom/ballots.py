@@ -117,12 +117,15 @@ def gathered(paths: Iterable[Path], known: dict[str, Question]) -> tuple[Box, li
             try:
                 if file.stat().st_size > _MOST_BYTES:
                     raise ValueError(f"more than {_MOST_BYTES:,} bytes")
-                entries = json.loads(file.read_text("utf-8"))["predictions"]
+                read_ = json.loads(file.read_text("utf-8"))
+                if not isinstance(read_, dict) or not isinstance(entries := read_.get("predictions"), dict):
+                    raise ValueError("it is no progress.json: it has no table of predictions")
                 for question, entry in entries.items():
                     if question in known:  # others are of an older course, or of a teacher's own pages
                         box.vote(question, f"{files:08x}", entry["answer"])
             except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ClassroomError) as error:
-                unread.append(f"{file.name}: {error}")
+                said = f"an entry without {error}" if isinstance(error, KeyError) else error
+                unread.append(f"{file}: {said}")
     if not files:
         raise ClassroomError("no file of predictions: name the files that were handed in, or their folder")
     return box, unread

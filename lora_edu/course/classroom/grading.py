@@ -36,11 +36,12 @@ class Row(NamedTuple):
 
 
 class Graded(NamedTuple):
-    """All rows; what no process of this run could be kept from (sentences); notebooks that could not be read."""
+    """All rows; what no process of this run could be kept from (sentences); notebooks that could not be read; the walls that all had."""
 
     rows: list[Row]
     open_to: list[str]
     unreadable: list[str]
+    walls: str
 
 
 def grade(
@@ -66,7 +67,7 @@ def grade(
         )
     nursery = Nursery(limits or Limits(), (folder, *hidden))
     secret = secret or secrets.token_hex(16)
-    before, rows, given = _own_files(), [], set(SHIELDS)
+    before, rows, given, ran = _own_files(), [], set(SHIELDS), 0
     try:
         for student, page in pages.items():
             start = time.monotonic()
@@ -78,6 +79,7 @@ def grade(
                 )
                 rows.append(Row(student, verdict))
                 given &= set(verdict.shields or given)
+                ran += bool(verdict.shields)
                 if _own_files() != before:
                     raise ClassroomError(
                         f"the course's own files in {Path(lora_edu.__file__).parent} were changed while {student}'s {exercise} ran: "
@@ -91,7 +93,16 @@ def grade(
         rows,
         [f"On this system it does not hold that {SHIELDS[name]}." for name in SHIELDS if name not in given],
         unreadable,
+        _walls(given, ran),
     )
+
+
+def _walls(given: set[str], ran: int) -> str:
+    """What held, in one line that is always said."""
+    if not ran:
+        return "Walls: no answer ran inside any."
+    held = "; ".join(SHIELDS[name] for name in SHIELDS if name in given)
+    return f"Walls around every answer that ran: {held or 'none'}."
 
 
 def _submissions(folder: Path) -> tuple[dict[str, dict[str, nbformat.NotebookNode]], list[str]]:
@@ -163,7 +174,7 @@ def _page(graded: Graded) -> Iterator[str]:
     yield "<meta name='viewport' content='width=device-width'>"
     yield "<style>body{font:16px/1.5 sans-serif;max-width:50em;margin:2em auto;padding:0 1em;color-scheme:light dark}"
     yield "td,th{text-align:left;vertical-align:top;padding:.2em .8em .2em 0}td:first-child{text-align:right}</style>"
-    yield f"<h1>Common bugs</h1><p>{students} students. One line for each bug that the checks named, the most frequent first.</p>"
+    yield f"<h1>Common bugs</h1><p>{students} student{'s' * (students != 1)}. One line for each bug that the checks named, the most frequent first.</p>"
     known = exercises()
     for exercise in sorted({row.verdict.exercise for row in graded.rows}):
         verdicts = [row.verdict for row in graded.rows if row.verdict.exercise == exercise]
@@ -173,11 +184,11 @@ def _page(graded: Graded) -> Iterator[str]:
         )
         yield f"<h2>{exercise} · {html.escape(known[exercise].title)}</h2>"
         yield f"<p>{' · '.join(f'{name}: {count}' for name, count in counts.most_common())}</p>"
-        bugs = Counter(v.bug for v in verdicts if v.bug)
+        bugs = Counter(v.bug for v in verdicts if v.bug and v.status != "not attempted")
         if bugs:
             yield "<table><tr><th>Times</th><th>What the check calls it</th><th>One such answer</th></tr>"
             for bug, count in bugs.most_common():
-                said = next(v.message for v in verdicts if v.bug == bug)
+                said = next(v.message for v in verdicts if v.bug == bug and v.status != "not attempted")
                 yield f"<tr><td>{count}</td><td>{html.escape(bug)}</td><td>{html.escape(said)}</td></tr>"
             yield "</table>"
     if inside := sorted({row.verdict.exercise for row in graded.rows if row.verdict.judged_by == ITSELF}):

@@ -68,9 +68,16 @@ def test_files_that_were_handed_in(tmp_path, known):
         result.exit_code == 0
         and "3 locked answers" in said(result)
         and "a) not at all" in said(result)
-        and "Not read: broken.json" in said(result)
+        and "Not read:" in said(result)
+        and "broken.json" in said(result)
     )
     assert run("course", "collect", tmp_path / "in", "--question", "03-none").exit_code == 1
+    (tmp_path / "in" / "Ada").mkdir()
+    (tmp_path / "in" / "Ada" / "progress.json").write_text("{}", "utf-8")
+    named = said(run("course", "collect", tmp_path / "in"))
+    assert "Ada/progress.json: it is no progress.json" in named.replace("\\", "/")
+    listed = said(run("course", "collect", "--list"))
+    assert START in listed and known[START].text in listed
     (tmp_path / "empty").mkdir()
     assert "no file of predictions" in said(run("course", "collect", tmp_path / "empty"))
 

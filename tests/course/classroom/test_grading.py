@@ -1,6 +1,7 @@
 """A folder of submissions becomes a table with a row for each student and exercise, and a page without names."""
 
 import csv
+import os
 import sys
 
 import nbformat
@@ -42,6 +43,8 @@ def test_a_class_is_graded(submitted, tmp_path):
         and "Not read: Emmy/03.ipynb" in said(result)
         and "it is a link" in said(result)
     )
+    assert "Walls around every answer that ran: " in said(result) and "new key" not in said(result)
+    assert ("You are root" in said(result)) is (os.geteuid() == 0)
     with open(tmp_path / "out" / GRADES, newline="", encoding="utf-8") as file:
         rows = {(row["student"], row["exercise"]): row for row in csv.DictReader(file)}
     assert len(rows) == 5 * 4
@@ -70,3 +73,25 @@ def test_a_course_that_changed_under_an_answer_grades_nobody(submitted, monkeypa
     monkeypatch.setattr(grading, "_own_files", lambda: next(marks))
     with pytest.raises(ClassroomError, match=r"were changed while Ada's 03\.1 ran"):
         grade(submitted)
+
+
+def test_what_was_drawn_for_a_grade_can_be_drawn_again(tmp_path, monkeypatch):
+    seen = []
+
+    def graded(folder, wanted, limits, secret, hidden, say):
+        seen.append(secret)
+        return grading.Graded([], [], [], grading._walls(set(), 0))
+
+    monkeypatch.setattr(grading, "grade", graded)
+    monkeypatch.delenv("LORA_EDU_CLASS_KEY", raising=False)
+    first = said(run("course", "grade", tmp_path, "--out", tmp_path / "out"))
+    assert len(seen[0]) == 32 and f"--key {seen[0]}" in first and "no answer ran" in first
+    assert seen[0] not in said(run("course", "grade", tmp_path, "--out", tmp_path / "out", "--key", seen[0]))
+    assert seen[0] == seen[1]
+
+
+def test_the_page_of_bugs_lists_no_open_answer_and_counts_one_student():
+    rows = [grading.Row("Ada", grading.Verdict("03.4", "not attempted", bug="open"))]
+    page = "\n".join(grading._page(grading.Graded(rows, [], [], "")))
+    assert "1 student." in page and "<table>" not in page
+    assert grading._walls({"network"}, 1) == "Walls around every answer that ran: it has no network."

@@ -150,6 +150,9 @@ def test_lab_opens_a_handed_out_folder_and_adds_nothing_to_it(made, tmp_path, mo
         else ("release", tmp_path / "out", "--chapters", "03", *roster)
     )
     assert run("course", *command).exit_code == 0
+    if roster:
+        keyed = run("course", "release", tmp_path / "keyed", "--chapters", "03", *roster, "--key", "k")
+        assert "Wrote 5 pages for each of 1 student to" in said(keyed) and "compute its seat" not in said(keyed)
     home = tmp_path / "out" / "Bob" if roster else tmp_path / "out"
     before = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
     opened = run("lab", "--folder", home, "--copy-only")

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import nbformat
@@ -205,10 +206,34 @@ def test_prerequisites_go_round_in_no_circle():
 
 def test_the_graph_is_drawn_and_said():
     picture = ElementTree.fromstring(as_svg())
-    lines = [part for part in picture.iter() if part.tag.endswith("line")]
+    lines = [part for part in picture.iter() if part.tag.endswith("polyline")]
     assert len(lines) == sum(len(direct(chapter)) for chapter in NEEDS)
     assert len([part for part in picture.iter() if part.tag.endswith("rect")]) == len(NEEDS)
     assert all(levels()[need] < levels()[chapter] for chapter in NEEDS for need in NEEDS[chapter])
     assert "13 leans on" in as_svg().split("<desc>")[1]
     assert "no chapter '99'" in said(run("course", "graph", "99"))
     assert "in turn: 00, 01, 02, 04, 06, choosing." in said(run("course", "graph", "03,05,13"))
+
+
+def corners(part) -> list[tuple[float, float]]:
+    return [tuple(map(float, point.split(","))) for point in part.get("points").split()]
+
+
+def test_no_arrow_of_the_graph_runs_through_a_box_and_what_is_wanted_is_marked(tmp_path):
+    result = run("course", "graph", "03,05,13", "--svg", tmp_path / "graph.svg")
+    assert result.exit_code == 0 and "Drawn:" in said(result)
+    picture = ElementTree.parse(tmp_path / "graph.svg").getroot()
+    boxes = [
+        tuple(float(part.get(name)) for name in ("x", "y", "width", "height"))
+        for part in picture.iter()
+        if part.tag.endswith("rect")
+    ]
+    for line in (part for part in picture.iter() if part.tag.endswith("polyline")):
+        points = corners(line)
+        for (x0, y0), (x1, y1) in pairwise(points):
+            for step in range(1, 200):  # the ends lie on the edges of their own boxes
+                x, y = x0 + (x1 - x0) * step / 200, y0 + (y1 - y0) * step / 200
+                assert not any(a < x < a + w and b < y < b + h for a, b, w, h in boxes), points
+    fills = [part.get("fill") for part in picture.iter() if part.tag.endswith("rect")]
+    assert fills.count("#0b4f8a") == 3 and fills.count("#cfe3f5") == 6
+    assert set(re.findall(r"rx='6' fill='(#\w+)'", as_svg())) == {"#f4f4f4"}
