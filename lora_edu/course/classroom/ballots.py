@@ -131,10 +131,15 @@ def gathered(paths: Iterable[Path], known: dict[str, Question]) -> tuple[Box, li
     return box, unread
 
 
+def locked(count: int) -> str:
+    """ "1 locked answer", "3 locked answers"."""
+    return f"{count} locked answer{'s' * (count != 1)}"
+
+
 def as_text(question: Question, bars: list[Bar]) -> str:
     """The histogram for a terminal."""
     most, wide = max((bar.votes for bar in bars), default=0), max((len(bar.label) for bar in bars), default=0)
-    lines = [f"{question.id} · {question.text}", f"{sum(bar.votes for bar in bars)} locked answers"]
+    lines = [f"{question.id} · {question.text}", locked(sum(bar.votes for bar in bars))]
     return "\n".join(
         [*lines, *(f"  {bar.label:<{wide}}  {'█' * round(30 * bar.votes / max(most, 1))} {bar.votes}" for bar in bars)]
     )
@@ -149,4 +154,4 @@ def as_html(question: Question, bars: list[Bar]) -> str:
         for bar in bars
     )
     count = sum(bar.votes for bar in bars)
-    return f"<h2>{html.escape(question.text)}</h2><p>{count} locked answers</p><table>{rows}</table>"
+    return f"<h2>{html.escape(question.text)}</h2><p>{locked(count)}</p><table>{rows}</table>"

@@ -67,7 +67,7 @@ def grade(
         )
     nursery = Nursery(limits or Limits(), (folder, *hidden))
     secret = secret or secrets.token_hex(16)
-    before, rows, given, ran = _own_files(), [], set(SHIELDS), 0
+    before, rows = _own_files(), list[Row]()
     try:
         for student, page in pages.items():
             start = time.monotonic()
@@ -78,8 +78,6 @@ def grade(
                     else Verdict(exercise, "missing")
                 )
                 rows.append(Row(student, verdict))
-                given &= set(verdict.shields or given)
-                ran += bool(verdict.shields)
                 if _own_files() != before:
                     raise ClassroomError(
                         f"the course's own files in {Path(lora_edu.__file__).parent} were changed while {student}'s {exercise} ran: "
@@ -89,20 +87,19 @@ def grade(
             say(f"{student}: {solved} of {len(tasks)} solved ({time.monotonic() - start:.0f} s)")
     finally:
         nursery.close()
-    return Graded(
-        rows,
-        [f"On this system it does not hold that {SHIELDS[name]}." for name in SHIELDS if name not in given],
-        unreadable,
-        _walls(given, ran),
-    )
+    walls, open_to = _walls(rows)
+    return Graded(rows, open_to, unreadable, walls)
 
 
-def _walls(given: set[str], ran: int) -> str:
-    """What held, in one line that is always said."""
+def _walls(rows: list[Row]) -> tuple[str, list[str]]:
+    """What held around every answer, in one line that is always said; and a sentence for each wall that one of them had not."""
+    ran = [set(row.verdict.shields) for row in rows if row.verdict.shields is not None]
     if not ran:
-        return "Walls: no answer ran inside any."
+        return "Walls: no answer was run.", []
+    given = set(SHIELDS).intersection(*ran)
     held = "; ".join(SHIELDS[name] for name in SHIELDS if name in given)
-    return f"Walls around every answer that ran: {held or 'none'}."
+    missing = [f"On this system it does not hold that {SHIELDS[name]}." for name in SHIELDS if name not in given]
+    return f"Walls around every answer that ran: {held or 'none'}.", missing
 
 
 def _submissions(folder: Path) -> tuple[dict[str, dict[str, nbformat.NotebookNode]], list[str]]:

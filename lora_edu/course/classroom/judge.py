@@ -51,7 +51,7 @@ class Verdict:
     held_back: int = 0  # of HELD_BACK checks on unseen cases, how many it passed
     judged_by: str = GRADER
     look_at: tuple[str, ...] = ()  # what a teacher may want to read for themselves
-    shields: tuple[str, ...] = field(default=(), compare=False)
+    shields: tuple[str, ...] | None = field(default=None, compare=False)  # the walls it had; None: nothing was run
 
     @property
     def solved(self) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 from lora_edu.course import predictions
 from lora_edu.course.card import Card
-from lora_edu.course.classroom.ballots import Box, as_html
+from lora_edu.course.classroom.ballots import Box, as_html, locked
 from lora_edu.course.classroom.roster import ClassroomError
 from lora_edu.course.predictions import letter
 
@@ -111,12 +111,10 @@ def create_room(box: Box, code: str, key: str, asked: str) -> Any:
         choose = f"<form><input type='hidden' name='key' value='{html.escape(key)}'><select name='question'>{options}</select> <button>Ask this</button></form>"
         count = len(box.votes.get(question.id, {}))
         if "bars" not in request.query_params:  # first the discussion: how many have voted, and not what
-            again = f"<p><a href='?key={html.escape(key)}&bars'>Show the histogram</a> · <a href='?key={html.escape(key)}'>Count again</a></p>"
-            return HTMLResponse(
-                f"{_STYLE}{choose}<h2>{html.escape(question.text)}</h2><p>{count} locked answers</p>{again}"
-            )
+            again = f"<p><a href='?key={html.escape(key)}&bars'>Show the histogram</a> · <a href='?key={html.escape(key)}'>Refresh</a></p>"
+            return HTMLResponse(f"{_STYLE}{choose}<h2>{html.escape(question.text)}</h2><p>{locked(count)}</p>{again}")
         return HTMLResponse(
-            f"{_STYLE}{choose}{as_html(question, box.bars(question.id))}<p><a href='?key={html.escape(key)}&bars'>Count again</a></p>"
+            f"{_STYLE}{choose}{as_html(question, box.bars(question.id))}<p><a href='?key={html.escape(key)}&bars'>Refresh</a></p>"
         )
 
     return Starlette(

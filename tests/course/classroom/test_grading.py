@@ -10,6 +10,7 @@ from command_line import run, said
 from one_answer import MERGED, page_with
 
 from lora_edu.course.classroom import grading
+from lora_edu.course.classroom.confine import SHIELDS
 from lora_edu.course.classroom.grading import BUGS, GRADES, grade
 from lora_edu.course.classroom.roster import ClassroomError
 
@@ -80,12 +81,12 @@ def test_what_was_drawn_for_a_grade_can_be_drawn_again(tmp_path, monkeypatch):
 
     def graded(folder, wanted, limits, secret, hidden, say):
         seen.append(secret)
-        return grading.Graded([], [], [], grading._walls(set(), 0))
+        return grading.Graded([], [], [], grading._walls([])[0])
 
     monkeypatch.setattr(grading, "grade", graded)
     monkeypatch.delenv("LORA_EDU_CLASS_KEY", raising=False)
     first = said(run("course", "grade", tmp_path, "--out", tmp_path / "out"))
-    assert len(seen[0]) == 32 and f"--key {seen[0]}" in first and "no answer ran" in first
+    assert len(seen[0]) == 32 and f"--key {seen[0]}" in first and "no answer was run" in first
     assert seen[0] not in said(run("course", "grade", tmp_path, "--out", tmp_path / "out", "--key", seen[0]))
     assert seen[0] == seen[1]
 
@@ -94,4 +95,14 @@ def test_the_page_of_bugs_lists_no_open_answer_and_counts_one_student():
     rows = [grading.Row("Ada", grading.Verdict("03.4", "not attempted", bug="open"))]
     page = "\n".join(grading._page(grading.Graded(rows, [], [], "")))
     assert "1 student." in page and "<table>" not in page
-    assert grading._walls({"network"}, 1) == "Walls around every answer that ran: it has no network."
+
+
+def test_a_wall_counts_only_if_every_answer_had_it():
+    def row(*shields):
+        return grading.Row("Ada", grading.Verdict("03.4", "passed", shields=shields))
+
+    missing = grading.Row("Ada", grading.Verdict("03.1", "missing"))
+    held, open_to = grading._walls([row(*SHIELDS), row("network"), missing])
+    assert held == "Walls around every answer that ran: it has no network." and len(open_to) == len(SHIELDS) - 1
+    held, open_to = grading._walls([row(), missing])
+    assert held.endswith("none.") and len(open_to) == len(SHIELDS), "a system without walls says so"
