@@ -1,6 +1,6 @@
 """What pyproject.toml cannot say: a wheel holds the course as well as the module, so that it works without a clone.
 
-The pages lie beside the module in the repository, and in a wheel inside it, under `lora_edu/shipped` (see `lora_edu/course/home.py`).
+The pages lie beside the module in the repository, and in a wheel inside it, under `lora_edu/shipped` (see `lora_edu/home.py`).
 """
 
 import shutil

@@ -12,7 +12,7 @@ from helpers import ROOT
 MODULE = ROOT / "lora_edu"
 # From the ground up: a room may import from itself and from those before it.
 ROOMS = [
-    "errors", "files", "linalg", "tables", "plots", "models", "data", "adapters", "training", "evaluation", "experiments", "tasks", "serving",
+    "errors", "files", "home", "linalg", "tables", "plots", "models", "data", "adapters", "training", "evaluation", "experiments", "tasks", "serving",
     "widgets", "course", "cli",
 ]  # fmt: skip
 STUBS = sorted(MODULE.rglob("__init__.pyi"))

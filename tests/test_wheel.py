@@ -16,8 +16,7 @@ from helpers import NOTEBOOKS, ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from lora_edu import __version__
-from lora_edu.course import home
+from lora_edu import __version__, home
 from lora_edu.course.notebooks.files import chapters
 
 

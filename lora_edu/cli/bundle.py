@@ -13,8 +13,8 @@ from typing import Annotated, Any
 import typer
 
 from lora_edu.cli.common import counted
-from lora_edu.course.home import course_root, in_clone
 from lora_edu.errors import DownloadError, LoRAEduError
+from lora_edu.home import course_root, in_clone
 
 WHEELS, PAGES, INSTALLER = "wheels", "notebooks", "install.py"
 

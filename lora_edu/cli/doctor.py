@@ -13,7 +13,7 @@ from typing import Literal
 
 import psutil
 
-from lora_edu.course.home import in_clone
+from lora_edu.home import in_clone
 
 GIB = 2**30
 MEMORY_WANTED = 4 * GIB  # the default model in fp32, its activations and a notebook

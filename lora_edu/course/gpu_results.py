@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lora_edu.course.card import Card
-from lora_edu.course.home import course_root
 from lora_edu.errors import DataError
+from lora_edu.home import course_root
 from lora_edu.plots.palette import BLUE, GREEN, ORANGE
 from lora_edu.plots.picture import Picture
 from lora_edu.tables import html_table, text_table

@@ -16,6 +16,7 @@ from lora_edu.course.classroom.answer_cells import parse
 from lora_edu.course.classroom.roster import ClassroomError
 from lora_edu.course.notebooks.files import FOLDER, chapters, read
 from lora_edu.course.predictions import Question, letter
+from lora_edu.tables import html_table
 
 MOST_VOTERS = 1_000
 _VOTER = re.compile(r"[0-9a-f]{8,64}")
@@ -147,11 +148,6 @@ def as_text(question: Question, bars: list[Bar]) -> str:
 
 def as_html(question: Question, bars: list[Bar]) -> str:
     """The same as a piece of a page; every bar's count stands in figures."""
-    most = max((bar.votes for bar in bars), default=0)
-    rows = "".join(
-        f"<tr><td>{html.escape(bar.label)}</td><td class='bar'><div style='width:{100 * bar.votes / max(most, 1):.0f}%'></div></td>"
-        f"<td>{bar.votes}</td></tr>"
-        for bar in bars
-    )
-    count = sum(bar.votes for bar in bars)
-    return f"<h2>{html.escape(question.text)}</h2><p>{locked(count)}</p><table>{rows}</table>"
+    most, count = max((bar.votes for bar in bars), default=0), sum(bar.votes for bar in bars)
+    rows = [(bar.label, str(bar.votes), "█" * round(30 * bar.votes / max(most, 1))) for bar in bars]
+    return f"<h2>{html.escape(question.text)}</h2><p>{locked(count)}</p>{html_table((), rows)}"

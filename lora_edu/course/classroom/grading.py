@@ -22,6 +22,7 @@ from lora_edu.course.classroom.roster import ClassroomError
 from lora_edu.course.exercises import exercises
 from lora_edu.errors import shown
 from lora_edu.files import write_whole
+from lora_edu.tables import html_table
 
 GRADES, BUGS = "grades.csv", "common_bugs.html"
 _MOST_BYTES = 20_000_000  # of a notebook that is handed in
@@ -183,11 +184,9 @@ def _page(graded: Graded) -> Iterator[str]:
         yield f"<p>{' · '.join(f'{name}: {count}' for name, count in counts.most_common())}</p>"
         bugs = Counter(v.bug for v in verdicts if v.bug and v.status != "not attempted")
         if bugs:
-            yield "<table><tr><th>Times</th><th>What the check calls it</th><th>One such answer</th></tr>"
-            for bug, count in bugs.most_common():
-                said = next(v.message for v in verdicts if v.bug == bug and v.status != "not attempted")
-                yield f"<tr><td>{count}</td><td>{html.escape(bug)}</td><td>{html.escape(said)}</td></tr>"
-            yield "</table>"
+            said = {v.bug: v.message for v in reversed(verdicts) if v.status != "not attempted"}  # the first of each
+            rows = [(bug, str(count), said[bug] or "") for bug, count in bugs.most_common()]
+            yield html_table(("What the check calls it", "Times", "One such answer"), rows, align="lrl")
     if inside := sorted({row.verdict.exercise for row in graded.rows if row.verdict.judged_by == ITSELF}):
         yield f"<h2>How far to trust this</h2><p>Judged by the answer's own process, not by the grader: {', '.join(inside)}.</p>"
     yield "".join(f"<p>{html.escape(sentence)}</p>" for sentence in graded.open_to)

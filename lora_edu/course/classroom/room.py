@@ -23,7 +23,7 @@ _MOST_BYTES = 4_000  # of a vote
 _STYLE = (
     "<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' content='width=device-width'><title>Predictions</title>"
     "<style>body{font:18px/1.5 sans-serif;max-width:45em;margin:1.5em auto;padding:0 1em;color-scheme:light dark}table{width:100%}"
-    "td{padding:.2em .4em}.bar{width:50%}.bar div{background:#1976d2;height:1.2em}label{display:block;padding:.4em 0}"
+    "td{padding:.2em .4em}label{display:block;padding:.4em 0}"
     "button,input,select{font:inherit}</style>"
 )
 _VOTE = """

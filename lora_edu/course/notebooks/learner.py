@@ -20,10 +20,10 @@ from nbformat import NotebookNode
 from nbformat.sign import NotebookNotary
 from nbformat.v4 import new_code_cell
 
-from lora_edu.course.home import course_root, in_clone
 from lora_edu.course.notebooks.files import FOLDER, chapters, clean, read, write
 from lora_edu.errors import NotebookError
 from lora_edu.files import write_whole
+from lora_edu.home import course_root, in_clone
 
 LEARNERS_FOLDER = Path("my_notebooks")
 RECORD = ".lora_edu_copies.json"

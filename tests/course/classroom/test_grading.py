@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import sys
 
 import nbformat
@@ -55,7 +56,7 @@ def test_a_class_is_graded(submitted, tmp_path):
     assert last["Ada"]["held_back"] == "3 of 3" and last["Blaise"]["bug"] == "α is not divided by r"
     assert rows["Ada", "03.2"]["status"] == "not attempted"
     page = (tmp_path / "out" / BUGS).read_text("utf-8")
-    assert not any(student in page for student in last) and "<td>2</td><td>α is not divided by r</td>" in page
+    assert not any(student in page for student in last) and re.search("α is not divided by r</th><td [^>]*>2</td>", page)
     assert "&lt;b&gt;=1+1&lt;/b&gt;" in page and "<b>=1" not in page
 
 
@@ -94,7 +95,7 @@ def test_what_was_drawn_for_a_grade_can_be_drawn_again(tmp_path, monkeypatch):
 def test_the_page_of_bugs_lists_no_open_answer_and_counts_one_student():
     rows = [grading.Row("Ada", grading.Verdict("03.4", "not attempted", bug="open"))]
     page = "\n".join(grading._page(grading.Graded(rows, [], [], "")))
-    assert "1 student." in page and "<table>" not in page
+    assert "1 student." in page and "<table" not in page
 
 
 def test_a_wall_counts_only_if_every_answer_had_it():

@@ -5,7 +5,7 @@
 
 from pathlib import Path
 
-_MODULE = Path(__file__).resolve().parents[1]
+_MODULE = Path(__file__).resolve().parent
 SHIPPED = _MODULE / "shipped"  # made when a wheel is built; a clone has none
 
 
