@@ -180,7 +180,7 @@ def attempt(function: Any, *values: Any) -> Any:
     if result is None and not is_stub(function):
         raise Wrong("nothing is returned", f"`{name}` returned None: is a `return` missing? {called}")
     if left := open_in(result, "it"):
-        raise NotAttempted(*(f"what `{name}` returns{place[2:]}" for place in left))
+        raise NotAttempted(*(_returned(name, place.removeprefix("it")) for place in left))
     for before, after in zip(values, copies):
         if isinstance(before, torch.Tensor) and not _unchanged(before, after):
             raise Wrong(
@@ -217,12 +217,20 @@ class Result(Card):
         return self.status == "passed"
 
 
+_ORDINALS = ("first", "second", "third", "fourth")
 MOST_SAID = 1_000  # characters of what a checker says
 
 
 def _listed(places: Sequence[str]) -> str:
     rest = len(places) - MOST_NAMED
     return ", ".join(places[:MOST_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _returned(name: str, place: str) -> str:
+    """A place of what a function returns, in words: "[0]" is the first value."""
+    if place in (spots := [f"[{i}]" for i in range(len(_ORDINALS))]):
+        return f"the {_ORDINALS[spots.index(place)]} value that `{name}` returns"
+    return f"`{place}` of what `{name}` returns" if place else f"what `{name}` returns"
 
 
 def _open(exercise: Exercise, answers: Sequence[Any], parts: Sequence[str]) -> "Result":

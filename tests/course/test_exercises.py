@@ -19,6 +19,7 @@ from lora_edu.course.exercises import (
     ExerciseError,
     NotAttempted,
     Wrong,
+    _returned,
     attempt,
     check,
     exercise,
@@ -265,6 +266,13 @@ def test_a_half_filled_answer_is_told_what_is_open():
     assert result.status == "not attempted" and "not finished. Still open: `grad_B = ...` (line" in str(result)
     assert "`grad_A" not in str(result)
     assert str(check("03.2", untouched)).endswith("not attempted. Fill in `factor_gradients` and run the cell again.")
+    sourceless = {}
+    exec("def factor_gradients(G, A, B, s):\n    return B.T @ G * s, ...", sourceless)
+    assert "Still open: the second value that `factor_gradients` returns." in str(
+        check("03.2", sourceless["factor_gradients"])
+    )
+    assert _returned("f", "") == "what `f` returns"
+    assert _returned("f", "['a'][0]") == "`['a'][0]` of what `f` returns"
     begun = dict.fromkeys(ANSWERS["03.3"].solution, (True, ...))
     assert "Still open: `starts['A random, B zero'][1]`" in str(check("03.3", begun))
     assert "Still open: `ranks['all ones']`." in str(check("01.1", {"identity": 64, "one row": 1, "all ones": ...}))
