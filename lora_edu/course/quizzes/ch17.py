@@ -47,8 +47,8 @@ QUIZ = Quiz(
             "Thirty lines and PEFT end at the same loss from the same start. What does that show?",
             (
                 Option("that thirty lines can replace PEFT", "Other layers, other formats, many adapters at once, four bits: none of this was tried."),
-                Option("that the method is those lines, and the rest is about where it can be used", "The same start and the same batches leave no room for anything else.", True),
-                Option("that four steps are too few to tell", "After one step with another gradient the weights would differ already."),
+                Option("that for these settings the arithmetic is the same; PEFT adds where it can be used", "Same start, same batches, same loss at the end: where dropout or another kind of layer comes in, nothing was compared.", True),
+                Option("nothing: after so few steps any two LoRAs end alike", "With another scale or another loss the weights differ after the first step already, and with them the loss."),
             ),
         ),
     ),
