@@ -284,8 +284,12 @@ RIGHT = {  # in other styles
         lambda x, codebook, block_size: round_blocks(x.double(), codebook.double(), block_size),
         lambda *given: torch.inference_mode()(round_blocks)(*given),
         lambda *given: list(round_blocks(*given)),
+        lambda *given: round_blocks(*given).tolist(),
+        lambda *given: round_blocks(*given).numpy(),
     ],
     "11.2": [
+        lambda *given: np.asarray(left_along(*given)),
+        lambda W0, d, rounding: left_along(W0.double(), d.double(), lambda W: rounding(W.float()).double()),
         lambda W0, delta, rounding: float(left_along(W0, delta, rounding)),
         lambda W0, delta, rounding: 1 + along(rounding(W0 + delta) - (W0 + delta), delta),  # 1 plus the error's part
         lambda W0, delta, rounding: (
