@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -268,17 +269,10 @@ def _adapter(found: Graded, splits: Splits | None) -> Iterator[Item]:
     except (SafetensorError, OSError) as error:
         yield Item("Adapter", "failed", f"it cannot be read: {error}")
         return
-    numbers = sum(_product(size) for size in sizes)
+    numbers = sum(math.prod(size) for size in sizes)
     yield Item("Adapter", "passed", f"{numbers:,} numbers, {path.stat().st_size / 1e6:.1f} MB")
     if splits is not None and (count := trained_on(found.folder / ADAPTER, splits.test)):
         yield Item("Test rows unseen", "failed", f"{count} test rows were trained on")
-
-
-def _product(size: list[int]) -> int:
-    total = 1
-    for n in size:
-        total *= n
-    return total
 
 
 def _repeatable(found: Graded, splits: Splits | None) -> Iterator[Item]:

@@ -102,8 +102,20 @@ def hurried():
     nursery.close()
 
 
+# What would do its harm where a wall is missing: such a test must not be run there.
+NEEDS = {"kills whom it can": "processes", "edits the checker's file": "files"}
+
+
+def safe_to_try(name, nursery):
+    """Skips a test that this system's walls would not hold."""
+    walls = verdict(nursery, MERGED).shields
+    if name in NEEDS and NEEDS[name] not in walls:
+        pytest.skip(f"this system gives only {walls}")
+
+
 @pytest.mark.parametrize("name", HARM)
 def test_an_answer_that_misbehaves_is_named_and_harms_no_one(hurried, name):
+    safe_to_try(name, hurried)
     written, bug = HARM[name]
     before, start, mine = set(psutil.Process().children(recursive=True)), time.monotonic(), threading.active_count()
     said = verdict(hurried, written)
@@ -133,6 +145,7 @@ CHEATS = {
 
 @pytest.mark.parametrize("name", CHEATS)
 def test_a_cheat_changes_nothing_where_the_grader_judges(nursery, name):
+    safe_to_try(name, nursery)
     before = OUTSIDE.read_bytes()
     said = verdict(
         nursery, f"{CHEATS[name]}\ndef merged_weight(*given): return Yes() if 'Yes' in globals() else given[0]"
@@ -143,6 +156,7 @@ def test_a_cheat_changes_nothing_where_the_grader_judges(nursery, name):
 
 @pytest.mark.parametrize("name", [*list(CHEATS)[:3], "edits the checker's file"])
 def test_a_cheat_is_seen_where_its_own_process_judges(nursery, name):
+    safe_to_try(name, nursery)
     said = verdict(nursery, f"{CHEATS[name]}\nclass MyLoRALinear(nn.Module): pass", "03.1")
     assert not said.solved, said
     assert verdict(nursery, LAYER, "03.1").solved
