@@ -71,9 +71,10 @@ def raw_rows(kit: str, seed: int = 0) -> list[Raw]:
         raise DataError(f"there is no kit {kit!r}: there are {', '.join(KITS)}")
     draw = random.Random(f"{seed} {kit}")
     rows = KITS[kit][1](draw)
+    # Telephone numbers that Germany keeps for fiction (Bundesnetzagentur), and a domain that is nobody's (RFC 2606).
     for row in draw.sample(rows, len(rows) // 20):
         row["text"] += draw.choice(
-            (" (call me: +49 30 901820)", " Write to {}@example.org.", " My number is 0171 2345678.")
+            (" (call me: +49 30 23125042)", " Write to {}@example.org.", " My number is 0171 3920042.")
         ).format(draw.choice("abcdef"))
     doubles = [
         row | {"text": draw.choice((row["text"].upper(), f" {row['text']} ", row["text"].replace(".", "")))}
